@@ -1,0 +1,1 @@
+"""What ./dev can do; standard library only, because it runs before anything is installed."""

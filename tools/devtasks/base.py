@@ -1,0 +1,69 @@
+"""Paths of the checkout, progress lines and running a command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+VENV = ROOT / ".venv"
+BIN = VENV / "bin"
+CACHE = ROOT / ".cache"
+
+
+class DevError(Exception):
+    """A task can't go on; the message says why and what to do."""
+
+
+class CommandFailed(DevError):
+    """A command that a task ran ended with another exit code than 0."""
+
+    def __init__(self, command: Sequence[str | Path], code: int) -> None:
+        words = " ".join(str(part) for part in command)
+        short = words if len(words) <= 200 else words[:200] + " ..."
+        reason = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
+        super().__init__(f"{reason}: {short}")
+        self.code = code
+
+
+def say(text: str) -> None:
+    """Print a progress line."""
+    print(f"\033[1m==>\033[0m {text}" if sys.stdout.isatty() else f"==> {text}", flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a line that deserves attention."""
+    print(f"\033[33m==> {text}\033[0m" if sys.stderr.isatty() else f"==> {text}", file=sys.stderr, flush=True)
+
+
+def run(command: Sequence[str | Path], *, env: dict[str, str] | None = None, quiet: bool = False) -> None:
+    """Run a command in the repository root; raise CommandFailed when it fails.
+
+    With `quiet`, what it prints is shown only then.
+    """
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.STDOUT if quiet else None,
+        check=False,
+    )
+    if result.returncode != 0:
+        if quiet and result.stdout:
+            sys.stdout.buffer.write(result.stdout)
+            sys.stdout.flush()
+        raise CommandFailed(command, result.returncode)
+
+
+def succeeds(command: Sequence[str | Path], *, env: dict[str, str] | None = None) -> bool:
+    """Tell whether a command exists and ends with exit code 0; its output is dropped."""
+    words = [str(part) for part in command]
+    try:
+        finished = subprocess.run(words, cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, check=False)
+    except OSError:
+        return False
+    return finished.returncode == 0
