@@ -1,0 +1,400 @@
+"""Driver clients on the event loop: calls, streams and resources over one session's stub."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+from anyio import create_task_group, fail_after
+from google.protobuf import empty_pb2
+from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2
+
+from jumpstarter.common.enums import ExporterStatus, LogSource
+from jumpstarter.common.exceptions import JumpstarterException
+from jumpstarter.common.metadata import Metadata
+from jumpstarter.common.serde import decode_value, write_value
+
+if TYPE_CHECKING:
+    from anyio.abc import ObjectStream
+
+    from jumpstarter.client.status_monitor import StatusMonitor
+    from jumpstarter.streams.metadata import MetadataStream
+
+LOG_RECONNECTS = 10
+END_SESSION_TIMEOUT = 5.0
+OPEN_TIMEOUT = 60.0
+"""Seconds that a session may take to open a stream before the client gives up."""
+
+_NO_DETAILS = "<no details>"
+
+
+class DriverError(JumpstarterException):
+    """A driver, or the session in front of it, refused or failed a call."""
+
+
+class DriverMethodNotImplemented(DriverError, NotImplementedError):
+    """The driver has no such exported method, or doesn't implement it."""
+
+
+class DriverInvalidArgument(DriverError, ValueError):
+    """The driver rejected an argument of the call."""
+
+
+class ExporterNotReady(DriverError):
+    """The exporter serves no calls in its present state."""
+
+
+def raise_for_call(error: grpc.RpcError, method: str) -> NoReturn:
+    """Raise the exception that stands for the status of a unary call."""
+    code, details = error.code(), error.details()
+    message = f"DriverCall '{method}' failed with gRPC {code.name}: {details or _NO_DETAILS}"
+    match code:
+        case grpc.StatusCode.UNIMPLEMENTED | grpc.StatusCode.NOT_FOUND:
+            raise DriverMethodNotImplemented(message) from None
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            raise ExporterNotReady(details or message) from None
+        case _:
+            _raise_common(error, message)
+
+
+def raise_for_stream(error: grpc.RpcError) -> NoReturn:
+    """Raise the exception that stands for the status of a streaming call, or of opening a stream."""
+    details = error.details() or f"{_NO_DETAILS} ({error.code().name})"
+    match error.code():
+        case grpc.StatusCode.UNIMPLEMENTED:
+            raise DriverMethodNotImplemented(details) from None
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            raise ExporterNotReady(details) from None
+        case grpc.StatusCode.NOT_FOUND:
+            raise DriverError(details) from error
+        case _:
+            _raise_common(error, details)
+
+
+def _raise_common(error: grpc.RpcError, message: str) -> NoReturn:
+    match error.code():
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            raise DriverInvalidArgument(message) from None
+        case grpc.StatusCode.UNKNOWN:
+            raise DriverError(message) from None
+        case _:
+            raise DriverError(message) from error
+
+
+@dataclass(kw_only=True)
+class AsyncDriverClient(Metadata):
+    """Mirrors one driver of an exporter; its methods are for use on the event loop."""
+
+    stub: Any
+    log_level: str = "INFO"
+    logger: logging.Logger = field(init=False)
+
+    def __post_init__(self) -> None:
+        if hasattr(super(), "__post_init__"):
+            super().__post_init__()
+        self.logger = logging.getLogger(type(self).__name__)
+        self.logger.setLevel(self.log_level)
+        if not self.logger.hasHandlers():
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("%(name)s - %(levelname)s - %(message)s"))
+            self.logger.addHandler(handler)
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def _request(self, kind: Any, method: str, args: tuple[Any, ...]) -> Any:
+        request = kind(uuid=str(self.uuid), method=method)
+        for argument in args:
+            write_value(request.args.add(), argument)
+        return request
+
+    async def call_async(self, method: str, *args: Any) -> Any:
+        """Call an exported function and return its result; numbers come back as `float`.
+
+        Raises:
+            DriverError: or one of its subclasses, with what the driver said.
+        """
+        request = self._request(jumpstarter_pb2.DriverCallRequest, method, args)
+        try:
+            response = await self.stub.DriverCall(request)
+        except grpc.aio.AioRpcError as error:
+            raise_for_call(error, method)
+        return decode_value(response.result)
+
+    async def streamingcall_async(self, method: str, *args: Any) -> AsyncGenerator[Any, None]:
+        """Call an exported generator and yield its items.
+
+        Raises:
+            DriverError: or one of its subclasses, after the items before it.
+        """
+        request = self._request(jumpstarter_pb2.StreamingDriverCallRequest, method, args)
+        call = self.stub.StreamingDriverCall(request)
+        try:
+            async for response in call:
+                yield decode_value(response.result)
+        except grpc.aio.AioRpcError as error:
+            raise_for_stream(error)
+        finally:
+            call.cancel()
+
+    # -- streams ---------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def stream_async(self, method: str) -> AsyncGenerator[MetadataStream, None]:
+        """Open the byte stream of an exported method.
+
+        Raises:
+            DriverError: the stream could not be opened; the message says why.
+        """
+        request = {"kind": "driver", "uuid": str(self.uuid), "method": method}
+        async with self._open(request) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def _open(self, request: dict[str, Any]) -> AsyncGenerator[MetadataStream, None]:
+        from jumpstarter.streams.metadata import MetadataStream
+        from jumpstarter.streams.router import CLOSE_KEY, RouterStream
+
+        context = self.stub.Stream(metadata=(("request", json.dumps(request, separators=(",", ":"))),))
+        try:
+            try:
+                with fail_after(OPEN_TIMEOUT):
+                    metadata = {key: value for key, value in await context.initial_metadata()}  # noqa: C416
+                    graceful = metadata.pop(CLOSE_KEY, None) is not None
+                    if not (graceful or metadata):
+                        await _check_opened(context)
+            except grpc.aio.AioRpcError as error:
+                raise_for_stream(error)
+            except TimeoutError:
+                raise DriverError(
+                    f"the exporter did not open the stream {request.get('method', 'resource')!r} "
+                    f"within {OPEN_TIMEOUT:.0f} s"
+                ) from None
+            async with RouterStream(context=context, graceful=graceful) as stream:
+                yield MetadataStream(stream=stream, metadata=metadata)
+        finally:
+            context.cancel()
+
+    @asynccontextmanager
+    async def resource_async(
+        self, stream: ObjectStream[bytes], content_encoding: str | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """Offer `stream` to a driver call: yields the handle to pass as its argument.
+
+        Args:
+            stream: bytes to read for an upload, to write for a download. Leaving the context waits for
+                both directions, so one that is only written must end its receiving side by itself.
+            content_encoding: compression of the bytes in `stream` (gzip, xz, bz2 or zstd), which the
+                exporter undoes or applies.
+        """
+        from jumpstarter.streams.common import forward_stream
+        from jumpstarter.streams.progress import ProgressStream
+
+        request: dict[str, Any] = {"kind": "resource", "uuid": str(self.uuid)}
+        if content_encoding is not None:
+            request["x_jmp_content_encoding"] = content_encoding
+        async with self._open(request) as remote:
+            handle = json.loads(remote.metadata["resource"])
+            if content_encoding is not None:
+                if "x_jmp_accept_encoding" in remote.metadata:
+                    handle["x_jmp_content_encoding"] = content_encoding
+                else:
+                    from jumpstarter.streams.encoding import Compression, compress_stream
+
+                    stream = compress_stream(stream, Compression(content_encoding))
+                    handle.pop("x_jmp_content_encoding", None)
+            async with forward_stream(ProgressStream(stream=stream), remote):
+                yield handle
+
+    # -- logs ------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def log_stream_async(self, show_all_logs: bool = True) -> AsyncGenerator[None, None]:
+        """Log what the exporter logs while the body runs.
+
+        Args:
+            show_all_logs: False keeps to the lines of hooks.
+        """
+        failure: Exception | None = None
+        async with create_task_group() as tg:
+            tg.start_soon(self._follow_logs, show_all_logs)
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001 (raised again below, outside the group that would wrap it)
+                failure = error
+            tg.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _follow_logs(self, show_all_logs: bool) -> None:
+        from anyio import sleep
+
+        delay = 0.1
+        for _ in range(LOG_RECONNECTS):
+            call = self.stub.LogStream(empty_pb2.Empty())
+            try:
+                async for response in call:
+                    self._relay_log(response, show_all_logs)
+                    delay = 0.1
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNIMPLEMENTED):
+                    return
+            finally:
+                call.cancel()
+            await sleep(delay)
+            delay = min(delay * 2, 2.0)
+
+    def _relay_log(self, response: jumpstarter_pb2.LogStreamResponse, show_all_logs: bool) -> None:
+        if "raised by servicer method" in response.message and "NotImplementedError" in response.message:
+            return
+        name, is_hook = _LOGGERS.get(response.source, _SYSTEM_LOGGER)
+        if is_hook or show_all_logs:
+            # The severity comes over the wire, so an unknown one must not end the log stream.
+            level = logging.getLevelNamesMapping().get(response.severity.upper(), logging.INFO)
+            self.__log(level, response.message, name)
+
+    def __log(self, level: int, message: str, name: str | None = None) -> None:
+        (logging.getLogger(name) if name else self.logger).log(level, "%s", message)
+
+    # -- status ----------------------------------------------------------------------------------
+
+    async def get_status_async(self) -> ExporterStatus | None:
+        """Return the exporter's status, or None when it has no notion of one.
+
+        Raises:
+            DriverError: the exporter cannot be asked.
+        """
+        if getattr(self, "_status_unsupported", False):
+            return None
+        try:
+            response = await self.stub.GetStatus(jumpstarter_pb2.GetStatusRequest())
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                self._status_unsupported = True
+                return None
+            raise DriverError(f"the exporter's status is not to be had: {error.details()}") from error
+        return ExporterStatus.from_proto(response.status)
+
+    async def check_exporter_status(self) -> None:
+        """Raise ExporterNotReady unless the exporter serves a lease or runs its hooks."""
+        status = await self.get_status_async()
+        usable = (ExporterStatus.LEASE_READY, ExporterStatus.BEFORE_LEASE_HOOK, ExporterStatus.AFTER_LEASE_HOOK)
+        if status is not None and status not in usable:
+            raise ExporterNotReady(f"the exporter is not ready: its status is {status}")
+
+    async def wait_for_lease_ready(self, timeout: float = 300.0) -> None:
+        """Wait until the hook before the lease has ended, at most `timeout` seconds; only warns after that."""
+        ends = (ExporterStatus.LEASE_READY, ExporterStatus.BEFORE_LEASE_HOOK_FAILED)
+        if not await self._wait_for(ends, timeout):
+            self.logger.warning("the exporter was not ready within %g s", timeout)
+
+    async def wait_for_hook_status(self, target: ExporterStatus, timeout: float = 60.0) -> bool:
+        """Wait for a status at most `timeout` seconds; a failed hook after the lease counts as well."""
+        return await self._wait_for((target, ExporterStatus.AFTER_LEASE_HOOK_FAILED), timeout)
+
+    async def _wait_for(self, ends: tuple[ExporterStatus, ...], timeout: float) -> bool:
+        from anyio import move_on_after, sleep
+
+        with move_on_after(timeout):
+            while True:
+                status = await self.get_status_async()
+                if status is None or status in ends:
+                    return True
+                await sleep(0.5)
+        return False
+
+    async def end_session_async(self) -> bool:
+        """Tell the exporter that this client is done; False when it has no notion of that, or refuses."""
+        try:
+            response = await self.stub.EndSession(jumpstarter_pb2.EndSessionRequest(), timeout=END_SESSION_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            match error.code():
+                case grpc.StatusCode.UNIMPLEMENTED:
+                    return False
+                case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED | grpc.StatusCode.DEADLINE_EXCEEDED:
+                    return True
+                case grpc.StatusCode.UNKNOWN if "Stream removed" in (error.details() or ""):
+                    return True
+            raise DriverError(f"the session could not be ended: {error.details()}") from error
+        return response.success
+
+    @asynccontextmanager
+    async def status_monitor_async(self, poll_interval: float = 0.3) -> AsyncGenerator[StatusMonitor, None]:
+        """Follow the exporter's status while the body runs."""
+        from jumpstarter.client.status_monitor import StatusMonitor
+
+        monitor = StatusMonitor(self.stub, poll_interval=poll_interval)
+        self._status_monitor: StatusMonitor | None = monitor
+        try:
+            async with monitor:
+                yield monitor
+        finally:
+            self._status_monitor = None
+
+    @property
+    def status(self) -> ExporterStatus | None:
+        """The status that a running monitor saw last; None without one."""
+        monitor = getattr(self, "_status_monitor", None)
+        return monitor.current_status if monitor is not None else None
+
+    async def wait_for_lease_ready_monitored(self, timeout: float = 300.0) -> None:
+        """Wait for LEASE_READY with the running monitor.
+
+        Raises:
+            RuntimeError: there is no running monitor.
+            DriverError: the hook failed, or the time was over before it was reached.
+        """
+        monitor = getattr(self, "_status_monitor", None)
+        if monitor is None:
+            raise RuntimeError("no status monitor is running: use this inside status_monitor_async()")
+        ends = [ExporterStatus.LEASE_READY, ExporterStatus.BEFORE_LEASE_HOOK_FAILED]
+        reached = await monitor.wait_for_any_of(ends, timeout=timeout)
+        if reached is not ExporterStatus.LEASE_READY:
+            reason = monitor.status_message or f"its status is {monitor.current_status}"
+            raise DriverError(f"the exporter did not become ready within {timeout:g} s: {reason}")
+
+    async def wait_for_hook_complete_monitored(self, timeout: float = 60.0) -> bool:
+        """Wait with the running monitor until the hook after the lease has ended; True without one."""
+        monitor = getattr(self, "_status_monitor", None)
+        if monitor is None:
+            return True
+        ends = [ExporterStatus.AVAILABLE, ExporterStatus.AFTER_LEASE_HOOK_FAILED]
+        return await monitor.wait_for_any_of(ends, timeout=timeout) is not None
+
+
+_SYSTEM_LOGGER = ("exporter:system", False)
+_LOGGERS: dict[int, tuple[str, bool]] = {
+    LogSource.BEFORE_LEASE_HOOK: ("exporter:beforeLease", True),
+    LogSource.AFTER_LEASE_HOOK: ("exporter:afterLease", True),
+    LogSource.DRIVER: ("exporter:driver", False),
+}
+
+
+async def _check_opened(context: Any) -> None:
+    """Raise the error of a call that ended instead of opening a stream.
+
+    Sessions other than ours send no metadata for most streams, and a failed call has none either; the
+    status of a failed one is there at once or in the next rounds of the event loop.
+    """
+    from anyio import move_on_after
+
+    with move_on_after(0.02):
+        code = await context.code()
+        if code is not grpc.StatusCode.OK:
+            raise grpc.aio.AioRpcError(
+                code, await context.initial_metadata(), await context.trailing_metadata(), await context.details()
+            )
+
+
+__all__ = [
+    "AsyncDriverClient",
+    "DriverError",
+    "DriverInvalidArgument",
+    "DriverMethodNotImplemented",
+    "ExporterNotReady",
+]

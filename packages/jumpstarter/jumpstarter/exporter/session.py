@@ -1,0 +1,355 @@
+"""Serves one tree of drivers to one tenant: calls, streams, resources, logs and status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
+
+import grpc
+from anyio import CapacityLimiter, Event
+from anyio.from_thread import start_blocking_portal
+from google.protobuf import empty_pb2
+from jumpstarter_protocol import jumpstarter_pb2, jumpstarter_pb2_grpc, router_pb2_grpc
+from pydantic import ValidationError
+
+from jumpstarter.common.enums import ExporterStatus, LogSource
+from jumpstarter.common.metadata import Metadata
+from jumpstarter.common.streams import StreamRequestMetadata
+from jumpstarter.common.tempfile import TemporarySocket
+from jumpstarter.driver.dispatch import abort_with, details_of, status_of, thread_limiter
+from jumpstarter.exporter.logging import LogBuffer, LogHandler, current_session
+from jumpstarter.streams.common import forward_stream
+from jumpstarter.streams.metadata import MetadataStreamAttributes
+from jumpstarter.streams.router import CLOSE_KEY, RouterStream
+
+if TYPE_CHECKING:
+    from jumpstarter.driver import Driver
+    from jumpstarter.exporter.lease_context import LeaseContext
+
+logger = logging.getLogger(__name__)
+
+MAX_THREADS = 128
+"""Blocking driver functions that one session runs at a time; more wait for their turn."""
+
+STOP_GRACE = 0.5
+"""Seconds that calls in progress get to end when a server stops."""
+
+SERVER_OPTIONS = [
+    # Clients ping idle connections every 20 s; without these a server cuts them off for it.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Frames and windows for bulk transfer; the defaults of 16 and 64 KiB cost a third of the rate.
+    ("grpc.http2.max_frame_size", 1 << 20),
+    ("grpc.http2.lookahead_bytes", 4 << 20),
+    ("grpc.so_reuseport", 0),
+]
+
+USABLE = frozenset({ExporterStatus.LEASE_READY, ExporterStatus.BEFORE_LEASE_HOOK, ExporterStatus.AFTER_LEASE_HOOK})
+"""States of a lease in which drivers may be used; during the hooks by the hooks, whose sockets they have."""
+
+
+@dataclass(kw_only=True)
+class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2_grpc.RouterServiceServicer):
+    """The services of an exporter for one tree of drivers.
+
+    A context manager: entering resets the drivers, leaving closes them. While a lease context is set,
+    drivers can be used only in the states that allow it; a bare session is always usable.
+    """
+
+    root_device: Driver
+    motd: str | None = None
+    lease_context: LeaseContext | None = field(init=False, default=None)
+    mapping: dict[UUID, Driver] = field(init=False, default_factory=dict)
+    """Every driver of the tree by its UUID."""
+
+    def __post_init__(self) -> None:
+        self._report: jumpstarter_pb2.GetReportResponse | None = None
+        self._enumerated = self.root_device.enumerate()
+        self.mapping = {uuid: driver for uuid, _, _, driver in self._enumerated}
+        self._by_text = {str(uuid): driver for uuid, driver in self.mapping.items()}
+        self._logs = LogBuffer()
+        self._handler = LogHandler(self._logs, LogSource.SYSTEM, owner=self)
+        self._handler.add_child_handler("driver", LogSource.DRIVER)
+        self._limiter = CapacityLimiter(MAX_THREADS)
+        self._status = ExporterStatus.AVAILABLE
+        self._previous: ExporterStatus | None = None
+        self._status_message = ""
+        self._status_version = 0
+        self.status_changed = Event()
+
+    def __enter__(self) -> Self:
+        logging.getLogger().addHandler(self._handler)
+        try:
+            self.root_device.reset()
+        except BaseException:
+            logging.getLogger().removeHandler(self._handler)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.root_device.close()
+        except Exception as failure:
+            logger.error("closing the drivers failed: %s", details_of(failure), exc_info=failure)
+        finally:
+            logging.getLogger().removeHandler(self._handler)
+
+    def __getitem__(self, key: UUID) -> Driver:
+        return self.mapping[key]
+
+    def add_logger_source(self, logger_name: str, source: LogSource) -> None:
+        """Attribute a logger's records to `source` in the log stream."""
+        self._handler.add_child_handler(logger_name, source)
+
+    @contextmanager
+    def context_log_source(self, logger_name: str, source: LogSource) -> Generator[None, None, None]:
+        """Attribute a logger's records to `source` while the body runs."""
+        with self._handler.context_log_source(logger_name, source):
+            yield
+
+    def update_status(self, status: int | ExporterStatus, message: str = "") -> None:
+        """Set the status that clients see."""
+        self._previous, self._status = self._status, ExporterStatus(status)
+        self._status_message = message
+        self._status_version += 1
+        self.status_changed.set()
+        self.status_changed = Event()
+
+    # -- serving ---------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _serve(
+        self, bind: Callable[[grpc.aio.Server], None], interceptors: Sequence[Any] | None = None
+    ) -> AsyncGenerator[grpc.aio.Server, None]:
+        server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
+        jumpstarter_pb2_grpc.add_ExporterServiceServicer_to_server(self, server)
+        router_pb2_grpc.add_RouterServiceServicer_to_server(self, server)
+        bind(server)
+        await server.start()
+        try:
+            yield server
+        finally:
+            from anyio import CancelScope
+
+            with CancelScope(shield=True):
+                await server.stop(grace=None)
+
+    @asynccontextmanager
+    async def serve_port_async(self, port: str) -> AsyncGenerator[None, None]:
+        """Serve on one insecure address in gRPC's syntax, such as `unix:///path`."""
+        async with self.serve_multi_port_async(port):
+            yield
+
+    @asynccontextmanager
+    async def serve_multi_port_async(self, *ports: str) -> AsyncGenerator[None, None]:
+        """Serve on several insecure addresses in gRPC's syntax."""
+
+        def bind(server: grpc.aio.Server) -> None:
+            for port in ports:
+                server.add_insecure_port(port)
+
+        async with self._serve(bind):
+            yield
+
+    @asynccontextmanager
+    async def serve_unix_async(self) -> AsyncGenerator[Path, None]:
+        """Serve on a temporary Unix socket; yields its path."""
+        with TemporarySocket() as path:
+            async with self.serve_port_async(f"unix://{path}"):
+                yield path
+
+    @asynccontextmanager
+    async def serve_unix_with_hook_socket_async(self) -> AsyncGenerator[tuple[Path, Path], None]:
+        """Serve on two temporary Unix sockets; yields the one for clients and the one for hooks."""
+        with TemporarySocket() as main, TemporarySocket() as hook:
+            async with self.serve_multi_port_async(f"unix://{main}", f"unix://{hook}"):
+                yield main, hook
+
+    @asynccontextmanager
+    async def serve_tcp_async(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls_credentials: grpc.ServerCredentials | None = None,
+        interceptors: Sequence[Any] | None = None,
+    ) -> AsyncGenerator[int, None]:
+        """Serve on TCP, with TLS when credentials are given; yields the bound port."""
+        bound: list[int] = []
+        async with self._serve(lambda server: bound.append(_bind(server, host, port, tls_credentials)), interceptors):
+            yield bound[0]
+
+    @asynccontextmanager
+    async def serve_tcp_and_unix_async(
+        self,
+        host: str,
+        port: int,
+        unix_path: Path | str,
+        *,
+        tls_credentials: grpc.ServerCredentials | None = None,
+        interceptors: Sequence[Any] | None = None,
+    ) -> AsyncGenerator[int, None]:
+        """Serve on TCP and on a Unix socket at once; yields the bound TCP port."""
+        bound: list[int] = []
+
+        def bind(server: grpc.aio.Server) -> None:
+            bound.append(_bind(server, host, port, tls_credentials))
+            server.add_insecure_port(f"unix://{unix_path}")
+
+        async with self._serve(bind, interceptors):
+            yield bound[0]
+
+    @contextmanager
+    def serve_unix(self) -> Generator[Path, None, None]:
+        """Serve on a temporary Unix socket from a thread of its own; yields the path."""
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(self.serve_unix_async()) as path:
+            yield path
+
+    # -- ExporterService -------------------------------------------------------------------------
+
+    async def GetReport(self, request: empty_pb2.Empty, context: Any) -> jumpstarter_pb2.GetReportResponse:
+        """Return the tree of drivers, parents first."""
+        if self._report is None:
+            self._report = jumpstarter_pb2.GetReportResponse(
+                uuid=str(self.uuid),
+                labels=self.labels,
+                reports=[driver.report(parent=parent, name=name) for _, parent, name, driver in self._enumerated],
+            )
+        return self._report
+
+    async def DriverCall(self, request: jumpstarter_pb2.DriverCallRequest, context: Any) -> Any:
+        """Pass a call to the driver that it names."""
+        driver = await self._admit(request.uuid, context)
+        return await driver.DriverCall(request, context)
+
+    async def StreamingDriverCall(
+        self, request: jumpstarter_pb2.StreamingDriverCallRequest, context: Any
+    ) -> AsyncGenerator[Any, None]:
+        """Pass a streaming call to the driver that it names."""
+        driver = await self._admit(request.uuid, context)
+        async for item in driver.StreamingDriverCall(request, context):
+            yield item
+
+    async def LogStream(
+        self, request: empty_pb2.Empty, context: Any
+    ) -> AsyncGenerator[jumpstarter_pb2.LogStreamResponse, None]:
+        """Send the latest log records, then every further one."""
+        async for record in self._logs.follow():
+            yield record
+
+    async def Reset(self, request: jumpstarter_pb2.ResetRequest, context: Any) -> Any:
+        """Reset every driver."""
+        from anyio import to_thread
+
+        if (refusal := self._refusal()) is not None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal)
+        try:
+            await to_thread.run_sync(self.root_device.reset, limiter=self._limiter)
+        except Exception as error:  # noqa: BLE001 (drivers of any kind)
+            await context.abort(status_of(error), details_of(error))
+        return jumpstarter_pb2.ResetResponse()
+
+    async def GetStatus(self, request: jumpstarter_pb2.GetStatusRequest, context: Any) -> Any:
+        """Return the status of the session and its version."""
+        return jumpstarter_pb2.GetStatusResponse(
+            status=self._status.to_proto(),
+            message=self._status_message,
+            status_version=self._status_version,
+            previous_status=self._previous.to_proto() if self._previous is not None else None,
+        )
+
+    async def EndSession(self, request: jumpstarter_pb2.EndSessionRequest, context: Any) -> Any:
+        """Note that the client is done; what follows a lease begins at once, or not at all without a lease."""
+        if self.lease_context is None:
+            return jumpstarter_pb2.EndSessionResponse(success=False, message="this session serves no lease")
+        self.lease_context.end_session_requested.set()
+        return jumpstarter_pb2.EndSessionResponse(success=True)
+
+    # -- RouterService ---------------------------------------------------------------------------
+
+    async def Stream(self, request_iterator: Any, context: Any) -> None:
+        """Open the stream that the metadata name and forward both directions until they end."""
+        self._enter_call()
+        try:
+            request = StreamRequestMetadata(**dict(context.invocation_metadata())).request
+        except ValidationError as error:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"the stream request is malformed: {error.errors()[0]['msg']}"
+            )
+        driver = await self._admit(str(request.uuid), context)
+        opened = False
+        try:
+            async with driver.Stream(request, context) as stream:
+                metadata = dict(stream.extra(MetadataStreamAttributes.metadata, {}))
+                opened = True
+                await context.send_initial_metadata(tuple((metadata | {CLOSE_KEY: "1"}).items()))
+                async with forward_stream(RouterStream(context=context), stream):
+                    pass
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 (drivers of any kind)
+            failure = _only(error)
+            if opened:
+                logger.warning("stream of %s ended: %s", type(driver).__name__, details_of(failure))
+            await abort_with(context, driver, _Opening(getattr(request, "method", "resource")), failure)
+
+    # -- admission -------------------------------------------------------------------------------
+
+    def _enter_call(self) -> None:
+        current_session.set(self)
+        thread_limiter.set(self._limiter)
+
+    def _refusal(self) -> str | None:
+        if self.lease_context is None or self._status in USABLE:
+            return None
+        return f"the exporter is not ready for calls: its status is {self._status.name}" + (
+            f" ({self._status_message})" if self._status_message else ""
+        )
+
+    async def _admit(self, uuid: str, context: Any) -> Driver:
+        """Return the driver that a call names, or end the call with the reason why not."""
+        self._enter_call()
+        if (refusal := self._refusal()) is not None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal)
+        driver = self._by_text.get(uuid)
+        if driver is None:
+            try:
+                driver = self.mapping.get(UUID(uuid))
+            except ValueError:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not a driver uuid: {uuid[:64]!r}")
+        if driver is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"this exporter has no driver with uuid {uuid}")
+        return driver
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """Names the stream that failed in the way a call's request does."""
+
+    method: str
+    args: tuple[Any, ...] = ()
+
+
+def _only(error: BaseException) -> Exception:
+    """Return the one exception inside nested groups of one, else the exception itself."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if not isinstance(error, Exception):
+        raise error
+    return error
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
+    address = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: the address is in use or not one of this machine") from error

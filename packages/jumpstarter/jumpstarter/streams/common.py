@@ -1,0 +1,238 @@
+"""Moving bytes between streams: copying, forwarding both ways, and a stream pair in memory."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from asyncio import InvalidStateError
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from anyio import (
+    BrokenResourceError,
+    CancelScope,
+    ClosedResourceError,
+    EndOfStream,
+    Event,
+    create_task_group,
+)
+from anyio.abc import ByteReceiveStream, ObjectStream
+from anyio.lowlevel import checkpoint
+
+logger = logging.getLogger(__name__)
+
+CHUNK_SIZE = 1 << 20
+"""Bytes asked of a byte stream at a time; large, because each chunk costs the same to handle."""
+
+MEMORY_STREAM_LIMIT = 4 << 20
+"""Bytes that one direction of a memory stream buffers before the sender waits."""
+
+
+class Receiver(Protocol):
+    """Anything that bytes are received from."""
+
+    async def receive(self) -> bytes:
+        """Return the next chunk or raise EndOfStream."""
+        ...
+
+
+class Sender(Protocol):
+    """Anything that bytes are sent to."""
+
+    async def send(self, item: bytes, /) -> None:
+        """Take one chunk."""
+        ...
+
+
+class SourceBroken(Exception):
+    """The stream that was read broke, as opposed to the one that was written."""
+
+
+async def copy_stream(dst: Sender, src: Receiver) -> None:
+    """Forward chunks from `src` to `dst` until `src` ends, then send EOF to `dst`.
+
+    A stream that breaks or is closed on either side ends the copy quietly.
+    """
+    try:
+        await _pump(dst, src)
+    except SourceBroken as error:
+        logger.debug("stream broke while it was read: %s", error)
+
+
+async def _pump(dst: Sender, src: Receiver) -> None:
+    """Copy until the end of `src`; raise SourceBroken when it breaks, return when `dst` does."""
+    receive = src.receive
+    wide = isinstance(src, ByteReceiveStream)
+    while True:
+        try:
+            chunk = await (src.receive(CHUNK_SIZE) if wide else receive())  # type: ignore[attr-defined]
+        except EndOfStream:
+            break
+        except (BrokenResourceError, ClosedResourceError, InvalidStateError) as error:
+            raise SourceBroken(str(error)) from error
+        try:
+            await dst.send(chunk)
+        except (BrokenResourceError, ClosedResourceError, InvalidStateError) as error:
+            _log_broken_destination(error)
+            return
+    try:
+        await dst.send_eof()  # type: ignore[attr-defined]
+    except (AttributeError, NotImplementedError, OSError, InvalidStateError):
+        pass
+    except (BrokenResourceError, ClosedResourceError) as error:
+        logger.debug("stream was gone before its end could be sent: %s", error)
+
+
+def _log_broken_destination(error: BaseException) -> None:
+    cause = error.__cause__
+    quiet = isinstance(cause, OSError) and cause.errno == errno.EPIPE
+    logger.debug("stream broke while it was written%s: %r", " (EPIPE)" if quiet else "", cause or error)
+
+
+@asynccontextmanager
+async def forward_stream(a: ObjectStream[bytes], b: ObjectStream[bytes]) -> AsyncGenerator[None, None]:
+    """Forward both directions between `a` and `b` while the body runs.
+
+    Each direction ends by itself and passes its end on, so half-closed connections work. Leaving the
+    body normally waits for both directions; leaving it by an exception cancels them. When a stream
+    breaks while it is read, nothing more can be exchanged, and both directions end. Both streams are
+    closed in the end.
+    """
+    failure: Exception | None = None
+    async with a, b, create_task_group() as tg:
+
+        async def direction(dst: ObjectStream[bytes], src: ObjectStream[bytes]) -> None:
+            try:
+                await _pump(dst, src)
+            except SourceBroken as error:
+                logger.debug("stream broke: %s", error)
+                pumps.cancel()
+
+        async def both() -> None:
+            with pumps:
+                async with create_task_group() as inner:
+                    inner.start_soon(direction, a, b)
+                    inner.start_soon(direction, b, a)
+
+        pumps = CancelScope()
+        tg.start_soon(both)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 (raised again below, outside the group that would wrap it)
+            failure = error
+            tg.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+class MemoryStream(ObjectStream[bytes]):
+    """One end of a stream pair in memory; see `create_memory_stream`."""
+
+    def __init__(self, incoming: _Pipe, outgoing: _Pipe) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    async def send(self, item: bytes) -> None:
+        """Send a chunk; waits while the other end has too much unread.
+
+        Raises:
+            ClosedResourceError: this end was closed, or its EOF was sent.
+            BrokenResourceError: the other end was closed.
+        """
+        await self._outgoing.put(item)
+
+    async def receive(self) -> bytes:
+        """Return the next chunk.
+
+        Raises:
+            EndOfStream: the other end sent EOF or was closed.
+            ClosedResourceError: this end was closed.
+        """
+        return await self._incoming.get()
+
+    async def send_eof(self) -> None:
+        """Say that nothing more will be sent."""
+        self._outgoing.finish()
+        await checkpoint()
+
+    async def aclose(self) -> None:
+        """Close both directions; what the other end has not read yet stays readable."""
+        self._outgoing.finish()
+        self._incoming.abandon()
+        await checkpoint()
+
+
+class _Pipe:
+    """One direction of a memory stream: chunks in order, bounded by their bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._finished = False
+        self._abandoned = False
+        self._readable: Event | None = None
+        self._writable: Event | None = None
+
+    async def put(self, chunk: bytes) -> None:
+        while True:
+            if self._abandoned:
+                raise BrokenResourceError
+            if self._finished:
+                raise ClosedResourceError
+            # A chunk larger than the limit must pass through an empty pipe.
+            if not self._chunks or self._size + len(chunk) <= self._limit:
+                break
+            self._writable = self._writable or Event()
+            await self._writable.wait()
+        # Many empty chunks must not fill the memory either, so each counts as one byte at least.
+        self._size += len(chunk) or 1
+        self._chunks.append(chunk)
+        self._wake_reader()
+        await checkpoint()
+
+    async def get(self) -> bytes:
+        while not self._chunks:
+            if self._abandoned:
+                raise ClosedResourceError
+            if self._finished:
+                raise EndOfStream
+            self._readable = self._readable or Event()
+            await self._readable.wait()
+        chunk = self._chunks.popleft()
+        self._size -= len(chunk) or 1
+        self._wake_writer()
+        return chunk
+
+    def finish(self) -> None:
+        self._finished = True
+        self._wake_reader()
+        self._wake_writer()
+
+    def abandon(self) -> None:
+        self._abandoned = True
+        self._chunks.clear()
+        self._size = 0
+        self._wake_reader()
+        self._wake_writer()
+
+    def _wake_reader(self) -> None:
+        if self._readable is not None:
+            self._readable.set()
+            self._readable = None
+
+    def _wake_writer(self) -> None:
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+
+
+def create_memory_stream(limit: int = MEMORY_STREAM_LIMIT) -> tuple[MemoryStream, MemoryStream]:
+    """Return two connected streams: what one sends the other receives.
+
+    Each direction buffers at most `limit` bytes; a sender waits beyond that.
+    """
+    one, other = _Pipe(limit), _Pipe(limit)
+    return MemoryStream(one, other), MemoryStream(other, one)

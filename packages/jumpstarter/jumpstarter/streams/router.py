@@ -1,0 +1,145 @@
+"""Byte streams in the frames of `RouterService.Stream`, at either end of the call."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
+from anyio.abc import ObjectStream
+from jumpstarter_protocol import router_pb2
+
+MAX_PAYLOAD = 1 << 20
+"""Largest payload of one frame in bytes; peers refuse messages above 4 MiB."""
+
+CLOSE_KEY = "x-jmp-stream-close"
+"""Initial metadata key of a session that ends a stream when it receives RST_STREAM.
+
+Peers without it treat that frame as data, so it must not be sent to them.
+"""
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds that closing waits for the other end to have taken everything that was sent."""
+
+_DATA = router_pb2.FRAME_TYPE_DATA
+_GOAWAY = router_pb2.FRAME_TYPE_GOAWAY
+_RST_STREAM = router_pb2.FRAME_TYPE_RST_STREAM
+_GONE = (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
+
+
+@dataclass(kw_only=True, slots=True)
+class RouterStream(ObjectStream[bytes]):
+    """The byte stream of a call; `context` is the call itself or the servicer's context of it.
+
+    A client writes `StreamRequest` and reads `StreamResponse`, a servicer the reverse. Ends of
+    direction travel as GOAWAY; PING and unknown frames are skipped; RST_STREAM breaks the stream.
+    """
+
+    context: Any
+    graceful: bool = field(default=False, kw_only=True)
+    """The other end understands RST_STREAM as "closed"; see CLOSE_KEY."""
+
+    _frame: Any = field(init=False, default=None)
+    _calling: bool = field(init=False, default=False)
+    _eof_sent: bool = field(init=False, default=False)
+    _eof_received: bool = field(init=False, default=False)
+    _closed: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.context, grpc.aio.StreamStreamCall):
+            self._frame, self._calling = router_pb2.StreamRequest, True
+        elif hasattr(self.context, "send_initial_metadata"):
+            self._frame, self._calling = router_pb2.StreamResponse, False
+        else:
+            raise ValueError(f"not a stream call or its servicer context: {self.context!r}")
+
+    async def send(self, item: bytes) -> None:
+        """Send a chunk, in frames of at most MAX_PAYLOAD bytes.
+
+        Raises:
+            ClosedResourceError: this stream was closed, or its EOF was sent.
+            BrokenResourceError: the call has ended; the cause says how.
+        """
+        if self._eof_sent or self._closed:
+            raise ClosedResourceError
+        if len(item) <= MAX_PAYLOAD:
+            await self._write(self._frame(payload=item))
+            return
+        view = memoryview(item)
+        for start in range(0, len(view), MAX_PAYLOAD):
+            await self._write(self._frame(payload=bytes(view[start : start + MAX_PAYLOAD])))
+
+    async def _write(self, frame: Any) -> None:
+        try:
+            await self.context.write(frame)
+        except _GONE as error:
+            raise BrokenResourceError(reason_of(error)) from error
+
+    async def receive(self) -> bytes:
+        """Return the payload of the next data frame.
+
+        Raises:
+            EndOfStream: the other end has finished sending.
+            BrokenResourceError: the call has ended, or the other end reset the stream.
+        """
+        if self._closed:
+            raise ClosedResourceError
+        if self._eof_received:
+            raise EndOfStream
+        while True:
+            try:
+                frame = await self.context.read()
+            except _GONE as error:
+                raise BrokenResourceError(reason_of(error)) from error
+            if frame is grpc.aio.EOF:
+                self._eof_received = True
+                raise EndOfStream
+            kind = frame.frame_type
+            if kind == _DATA:
+                return frame.payload
+            if kind == _GOAWAY:
+                self._eof_received = True
+                raise EndOfStream
+            if kind == _RST_STREAM:
+                self._eof_received = True
+                raise BrokenResourceError(frame.payload.decode(errors="replace") or "closed by the other end")
+
+    async def send_eof(self) -> None:
+        """Say that nothing more will be sent; receiving goes on."""
+        if self._eof_sent:
+            return
+        self._eof_sent = True
+        try:
+            await self.context.write(self._frame(frame_type=_GOAWAY))
+            # With RST_STREAM still to come the call itself stays open until aclose.
+            if self._calling and not self.graceful:
+                await self.context.done_writing()
+        except _GONE:
+            pass
+
+    async def aclose(self) -> None:
+        """Close the stream; everything that was sent before reaches the other end."""
+        if self._closed:
+            return
+        await self.send_eof()
+        self._closed = True
+        if not (self._calling and self.graceful):
+            return
+        try:
+            await self.context.write(self._frame(frame_type=_RST_STREAM))
+            await self.context.done_writing()
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                # The status comes after all that was sent before it, so that has to be read.
+                while await self.context.read() is not grpc.aio.EOF:
+                    pass
+        except (*_GONE, TimeoutError):
+            pass
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what a gRPC error says, for a person."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details() or 'no details'}"
+    return str(error) or type(error).__name__
