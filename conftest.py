@@ -13,6 +13,9 @@ import pytest
 os.environ["TERM"] = "dumb"  # before rich looks at it, so that captured output has no colours and no spinners
 
 
+pytest_plugins = ["pytester"]
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Run async tests on asyncio alone, the only loop that grpc.aio knows."""

@@ -6,6 +6,8 @@ import pytest
 
 from jumpstarter_testbench.requirements import need
 
+pytest_plugins = ["jumpstarter_testbench.daemons", "jumpstarter_testbench.serial_ports"]
+
 MARKERS = {
     "daemon": "runs against daemons on loopback; each is ready within a second",
     "device": "runs against a virtual machine or a boot loader in QEMU; seconds",
