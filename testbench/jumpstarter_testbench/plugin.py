@@ -6,7 +6,11 @@ import pytest
 
 from jumpstarter_testbench.requirements import need
 
-pytest_plugins = ["jumpstarter_testbench.daemons", "jumpstarter_testbench.serial_ports"]
+pytest_plugins = [
+    "jumpstarter_testbench.daemons",
+    "jumpstarter_testbench.devices",
+    "jumpstarter_testbench.serial_ports",
+]
 
 MARKERS = {
     "daemon": "runs against daemons on loopback; each is ready within a second",
