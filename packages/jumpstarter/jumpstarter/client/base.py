@@ -14,7 +14,7 @@ from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2
 
 from jumpstarter.common.serde import decode_value
 
-from .core import AsyncDriverClient, raise_for_call
+from .core import AsyncDriverClient, raise_for_call, raise_for_stream
 
 if TYPE_CHECKING:
     from jumpstarter.streams.blocking import BlockingStream
@@ -58,15 +58,9 @@ class DriverClient(AsyncDriverClient):
 
     def _direct_call(self) -> Any:
         """Return what makes a call without a detour over the event loop, where that is possible."""
-        direct = getattr(self.stub, "blocking_driver_call", None)
-        if direct is None or type(self).call_async is not AsyncDriverClient.call_async:
+        if type(self).call_async is not AsyncDriverClient.call_async or _in_event_loop():
             return None
-        try:
-            get_running_loop()
-        except RuntimeError:
-            return direct
-        # A blocking call would stop this thread's event loop; the portal refuses it with a clear error.
-        return None
+        return getattr(self.stub, "blocking_driver_call", None)
 
     def streamingcall(self, method: str, *args: Any) -> Generator[Any, None, None]:
         """Call an exported generator and yield its items.
@@ -74,6 +68,22 @@ class DriverClient(AsyncDriverClient):
         Raises:
             DriverError: or one of its subclasses, after the items before it.
         """
+        direct = None
+        if type(self).streamingcall_async is AsyncDriverClient.streamingcall_async and not _in_event_loop():
+            direct = getattr(self.stub, "blocking_streaming_call", None)
+        if direct is None:
+            yield from self._streamingcall_by_portal(method, args)
+            return
+        call = direct(self._request(jumpstarter_pb2.StreamingDriverCallRequest, method, args))
+        try:
+            for response in call:
+                yield decode_value(response.result)
+        except grpc.RpcError as error:
+            raise_for_stream(error)
+        finally:
+            call.cancel()
+
+    def _streamingcall_by_portal(self, method: str, args: tuple[Any, ...]) -> Generator[Any, None, None]:
         with self.portal.wrap_async_context_manager(_Batches(self.streamingcall_async(method, *args))) as batches:
             while batch := self.portal.call(batches.next):
                 yield from batch
@@ -99,6 +109,18 @@ class DriverClient(AsyncDriverClient):
     def close(self) -> None:
         """Close everything that was opened with this client."""
         self.stack.close()
+
+
+def _in_event_loop() -> bool:
+    """Tell whether this thread runs an event loop, which a blocking call would stop.
+
+    The portal refuses such a call with a clear error.
+    """
+    try:
+        get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Batches:

@@ -6,11 +6,13 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import grpc
+import grpc.experimental
 from anyio.from_thread import BlockingPortal
 from google.protobuf import empty_pb2
 
@@ -35,6 +37,11 @@ CHANNEL_OPTIONS = (
     # Frames and windows for bulk transfer; the defaults of 16 and 64 KiB cost a third of the rate.
     ("grpc.http2.max_frame_size", 1 << 20),
     ("grpc.http2.lookahead_bytes", 4 << 20),
+)
+
+BLOCKING_OPTIONS = (
+    # Streaming calls are read by the thread that consumes them: no hop between threads for every item.
+    (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
 )
 
 REPORT_TIMEOUT = 60.0
@@ -82,11 +89,13 @@ async def client_from_path(
     """
     address = str(path)
     interceptors = None
-    blocking = None
+    blocking: partial[grpc.Channel] | None = None
     if not _is_tcp_address(address):
         channel = grpc.aio.insecure_channel(f"unix://{address}", options=_options(grpc_options))
         if not leased:
-            blocking = lambda: grpc.insecure_channel(f"unix://{address}", options=_options(grpc_options))  # noqa: E731
+            blocking = partial(
+                grpc.insecure_channel, f"unix://{address}", options=[*_options(grpc_options), *BLOCKING_OPTIONS]
+            )
     else:
         if passphrase is not None:
             from .passphrase import passphrase_interceptors

@@ -61,6 +61,17 @@ class MultipathExporterStub:
             response_deserializer=jumpstarter_pb2.DriverCallResponse.FromString,
         )
 
+    @cached_property
+    def blocking_streaming_call(self) -> Any:
+        """The streaming driver call for threads, or None as `blocking_driver_call`."""
+        if self._blocking is None:
+            return None
+        return self._blocking.unary_stream(
+            "/jumpstarter.v1.ExporterService/StreamingDriverCall",
+            request_serializer=jumpstarter_pb2.StreamingDriverCallRequest.SerializeToString,
+            response_deserializer=jumpstarter_pb2.StreamingDriverCallResponse.FromString,
+        )
+
     def close(self) -> None:
         """Close the channel for blocking calls; the others belong to their opener."""
         if (channel := self.__dict__.get("_blocking")) is not None:
