@@ -79,7 +79,7 @@ def _is_broad(pattern: str) -> bool:
 
     The prefix of Jumpstarter's own drivers is what the documentation suggests, so it passes.
     """
-    package, dot, _ = pattern.partition(".")
+    package = pattern.partition(".")[0]
     return any(char in package for char in "*?[") and not package.startswith("jumpstarter_driver_")
 
 
@@ -97,7 +97,7 @@ def _missing(class_path: str, module_path: str, missing: str | None) -> str:
 
 
 def _hint(class_path: str) -> str:
-    package = class_path.partition(".")[0].replace("_", "-")
+    package = class_path.partition(".")[0]
     if class_path.startswith("jumpstarter_driver_"):
         return (
             "This is probably a version mismatch between client and exporter: "
