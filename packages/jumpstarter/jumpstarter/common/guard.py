@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +18,12 @@ KILL_MARGIN = 5.0
 """Seconds beyond the grace time after which the guard itself is killed with its whole process group."""
 
 
-class Lifeline:
-    """A pipe that a guard watches: when our end closes, the guard ends its command and all descendants of it.
-
-    The kernel closes our end when this process dies, however it dies. Use `command` and `fd` to start the guard with
-    `pass_fds=(lifeline.fd,)` and `start_new_session=True`, then call `attached`:
-
-        lifeline = Lifeline()
-        process = subprocess.Popen(
-            lifeline.command(["qemu-system-x86_64", ...]), pass_fds=(lifeline.fd,), start_new_session=True
-        )
-        lifeline.attached()
-        ...
-        lifeline.cut()
-    """
-
-    def __init__(self) -> None:
-        self.fd, self._ours = os.pipe()
-
-    def command(self, argv: Sequence[str], *, grace: float = 5.0, remove: str | os.PathLike[str] = "") -> list[str]:
-        """Return the command line that runs `argv` under a guard.
-
-        Args:
-            argv: the command to run.
-            grace: seconds between SIGTERM and SIGKILL.
-            remove: a directory that the guard removes when the command has ended, for whatever reason.
-        """
-        return [sys.executable, "-I", "-S", str(_GUARD), str(self.fd), str(grace), os.fspath(remove), *argv]
-
-    def attached(self) -> None:
-        """Close the guard's end in this process; call it as soon as the guard runs, or failed to start."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def cut(self) -> None:
-        """Tell the guard to end its command. Does nothing the second time."""
-        self.attached()
-        if self._ours >= 0:
-            os.close(self._ours)
-            self._ours = -1
-
-
 class GuardedProcess:
-    """A running command under a guard; blocking, for use in worker threads and in `close()`."""
+    """A running command under a guard, a small program that watches a socket whose other end is ours.
+
+    When our end closes, because stop() was called or because this process died in whatever way, the guard ends the
+    command and all its descendants. The guard's own end closes when the command has ended.
+    """
 
     def __init__(
         self,
@@ -70,33 +34,54 @@ class GuardedProcess:
         pass_fds: Sequence[int] = (),
         **options: Any,
     ) -> None:
-        """Start `argv`; `options` go to `subprocess.Popen`.
+        """Start a command.
 
         A program that doesn't exist shows as exit status 127 with one line on its standard error.
+
+        Args:
+            argv: program and arguments.
+            grace: seconds between SIGTERM and SIGKILL when the command is stopped.
+            remove: a directory that the guard removes when the command has ended, for whatever reason.
+            pass_fds: descriptors that the command inherits under their numbers.
+            options: go to `subprocess.Popen`.
         """
         self._grace = grace
-        self._lifeline = Lifeline()
+        self._lifeline, theirs = socket.socketpair()
         try:
-            self.popen = subprocess.Popen(
-                self._lifeline.command(argv, grace=grace, remove=remove),
-                pass_fds=(self._lifeline.fd, *pass_fds),
-                start_new_session=True,
-                **options,
-            )
+            with theirs:
+                self.popen = subprocess.Popen(
+                    [
+                        *(sys.executable, "-I", "-S", str(_GUARD)),
+                        *(str(theirs.fileno()), str(grace), os.fspath(remove)),
+                        *argv,
+                    ],
+                    pass_fds=(theirs.fileno(), *pass_fds),
+                    start_new_session=True,
+                    **options,
+                )
         except BaseException:
-            self._lifeline.cut()
+            self._lifeline.close()
             raise
-        self._lifeline.attached()
+
+    def fileno(self) -> int:
+        """Return a descriptor that becomes readable, at its end, when the command has ended."""
+        return self._lifeline.fileno()
 
     def poll(self) -> int | None:
         """Return the exit status, negative for a death by signal, or None while it runs."""
         return self.popen.poll()
 
+    def begin_stop(self) -> None:
+        """Have the guard end the command, without waiting for it; fileno() says when it has ended."""
+        with suppress(OSError):  # the guard may be gone already
+            self._lifeline.shutdown(socket.SHUT_WR)
+
     def stop(self) -> None:
         """End the command and its descendants, by SIGKILL after the grace time; return when it is gone."""
-        self._lifeline.cut()
+        self.begin_stop()
         try:
             self.popen.wait(self._grace + KILL_MARGIN)
         except subprocess.TimeoutExpired:
             os.killpg(self.popen.pid, signal.SIGKILL)
             self.popen.wait()
+        self._lifeline.close()

@@ -4,7 +4,7 @@ Started by `jumpstarter.common.guard` as a program of its own (`python -I -S`), 
 
     guard_main.py LIFELINE GRACE REMOVE COMMAND [ARGUMENT ...]
 
-LIFELINE is a descriptor whose other end only the asking program holds. Once it reads as ended, whether that program
+LIFELINE is a socket whose other end only the asking program holds. Once it reads as ended, whether that program
 closed it or was killed, the process group gets SIGTERM, and SIGKILL after GRACE seconds at the latest. The directory
 REMOVE, when it isn't empty, is removed at the end. The exit status is the command's own, a death by signal included.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_command_and_its_directory_go_when_the_program_is_killed(tmp_path: Path)
     (doomed / "file").touch()
     program = (
         "import time; from jumpstarter.common.guard import GuardedProcess as G;"
-        f"G(['sh', '-c', 'sleep 1000 & echo $!; wait'], grace=0.1, remove={str(doomed)!r}); time.sleep(1000)"
+        f"g = G(['sh', '-c', 'sleep 1000 & echo $!; wait'], grace=0.1, remove={str(doomed)!r}); time.sleep(1000)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     try:
@@ -88,6 +89,16 @@ def test_command_and_its_directory_go_when_the_program_is_killed(tmp_path: Path)
         parent.wait()
         assert parent.stdout is not None
         parent.stdout.close()
+
+
+def test_end_of_the_command_can_be_waited_for_with_a_selector() -> None:
+    process = GuardedProcess(["cat"], stdin=subprocess.PIPE)
+    assert select.select([process], [], [], 0)[0] == []
+    assert process.popen.stdin is not None
+    process.popen.stdin.close()
+    assert select.select([process], [], [], BOUND)[0] == [process]
+    assert process.popen.wait(BOUND) == 0
+    process.stop()
 
 
 def test_command_gets_default_signals() -> None:
