@@ -1,0 +1,1 @@
+"""The programs `jmp` and `j`; each module is one command, loaded when it is used."""

@@ -1,0 +1,51 @@
+"""Log lines of the commands: on stderr, never on stdout, with their source named once per run of lines."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+class SourcePrefixFormatter(logging.Formatter):
+    """Formats records as `[logger] message`; consecutive records of one logger show the prefix once.
+
+    Records above INFO are opened by their level.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: str | None = None
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line without traceback."""
+        level = f"{record.levelname}: " if record.levelno > logging.INFO else ""
+        text = f"{level}{record.message}"
+        if record.name == self._last or record.name == "root":
+            return text
+        self._last = record.name
+        return f"[{record.name}] {text}"
+
+
+class StderrHandler(logging.Handler):
+    """Writes to whatever `sys.stderr` is at the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(SourcePrefixFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            # stderr is closed or its reader gone: there is nobody left to tell.
+            return
+
+
+def setup_logging(level: str) -> None:
+    """Send log records of `level` (a level name) and above to stderr; may be called again to change the level."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, StderrHandler) for handler in root.handlers):
+        root.addHandler(StderrHandler())
+    root.setLevel(level.upper())
