@@ -92,9 +92,9 @@ class ChildCommands(MutableMapping[str, click.Command]):
 
     def __init__(self, children: dict[str, DriverClient]) -> None:
         self._makers: dict[str, Callable[[], Any]] = {
-            name: child.cli
+            name: maker
             for name, child in children.items()
-            if not isinstance(child, StubDriverClient) and callable(getattr(child, "cli", None))
+            if not isinstance(child, StubDriverClient) and callable(maker := getattr(child, "cli", None))
         }
         self._made: dict[str, click.Command] = {}
 

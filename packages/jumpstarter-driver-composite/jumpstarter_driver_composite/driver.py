@@ -56,7 +56,7 @@ def check_names(children: Mapping[str, Driver]) -> None:
         if not isinstance(name, str) or not name.strip() or name.startswith("-"):
             raise ConfigurationError(
                 f"child driver name {name!r} can't be used: a name must not be empty or start with '-'. "
-                "(dots separate the names in a ref). Rename the child in the exporter config."
+                "Rename the child in the exporter config."
             )
         twin = names.setdefault(child.uuid, name)
         if twin != name:
