@@ -67,10 +67,11 @@ class Material:
     """A root directory with busybox, dropbear and the libraries they need."""
 
 
-def fetch(cache: Path) -> Material:
+def fetch(cache: Path, kernel: str = KERNEL_METAPACKAGE) -> Material:
     """Download and unpack what a guest needs into ``cache``, at once when it is there already.
 
-    Several processes may share one cache: they wait for each other.
+    ``kernel`` is the package that depends on the kernel's. Several processes may share one cache: they wait for each
+    other.
 
     Raises:
         GuestError: the machine is no Debian on x86-64, or a package can't be fetched.
@@ -78,10 +79,10 @@ def fetch(cache: Path) -> Material:
     cache = cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / ".lock"):
-        kernel_tree = cache / "kernel"
+        kernel_tree = cache / ("kernel" if kernel == KERNEL_METAPACKAGE else kernel)
         if not kernel_tree.exists():
             _require_tools("apt-get", "apt-cache", "dpkg-deb")
-            _unpack(kernel_tree, _kernel_packages())
+            _unpack(kernel_tree, _kernel_packages(kernel))
         userland = cache / "userland"
         if not userland.exists():
             _require_tools("apt-get", "apt-cache", "dpkg-deb")
@@ -192,10 +193,10 @@ def write_initramfs(
             archive.directory(directory)
         archive.device("dev/console", 0o600, 5, 1)
         archive.device("dev/null", 0o666, 1, 3)
-        archive.file("bin/busybox", _userland_file(material, "busybox").read_bytes(), 0o755)
+        archive.file("bin/busybox", userland_file(material, "busybox").read_bytes(), 0o755)
         archive.symlink("bin/sh", "busybox")
         _add_program(archive, material, "dropbear")
-        _add_modules(archive, material, modules)
+        add_modules(archive, material, modules)
         for name, text in _SYSTEM_FILES.items():
             archive.file(name, text.encode())
         for name, text in _SYSTEM_SCRIPTS.items():
@@ -245,12 +246,10 @@ def write_blank_image(target: Path, size: int) -> Path:
     return target
 
 
-def _kernel_packages() -> list[str]:
-    depends = [name for name in _apt_depends([KERNEL_METAPACKAGE]) if re.fullmatch(r"linux-image-\d.*", name)]
+def _kernel_packages(metapackage: str) -> list[str]:
+    depends = [name for name in _apt_depends([metapackage]) if re.fullmatch(r"linux-image-\d.*", name)]
     if not depends:
-        raise GuestError(
-            f"apt knows no {KERNEL_METAPACKAGE}. Run 'apt-get update' on a Debian x86-64 machine and try again."
-        )
+        raise GuestError(f"apt knows no {metapackage}. Run 'apt-get update' on a Debian x86-64 machine and try again.")
     return depends[:1]
 
 
@@ -321,7 +320,12 @@ def _under(tree: Path, path: str) -> Iterator[Path]:
     yield tree / "usr" / path
 
 
-def _userland_file(material: Material, name: str) -> Path:
+def userland_file(material: Material, name: str) -> Path:
+    """Return where a program lies in the unpacked packages.
+
+    Raises:
+        GuestError: it isn't there.
+    """
     places = [place for directory in ("bin", "sbin") for place in _under(material.userland, f"{directory}/{name}")]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
@@ -331,7 +335,7 @@ def _userland_file(material: Material, name: str) -> Path:
 
 def _add_program(archive: CpioWriter, material: Material, name: str) -> None:
     """Add a program with the shared libraries that the unpacked tree's own dynamic linker finds for it."""
-    program = _userland_file(material, name)
+    program = userland_file(material, name)
     archive.file(f"bin/{name}", program.read_bytes(), 0o755)
     linker = next(iter(sorted(material.userland.rglob("ld-linux-x86-64.so.2"))), None)
     if linker is None:
@@ -351,7 +355,7 @@ def _add_program(archive: CpioWriter, material: Material, name: str) -> None:
     archive.file("lib64/ld-linux-x86-64.so.2", linker.read_bytes(), 0o755)
 
 
-def _add_modules(archive: CpioWriter, material: Material, names: Iterable[str]) -> None:
+def add_modules(archive: CpioWriter, material: Material, names: Iterable[str]) -> None:
     """Add kernel modules and a list of them in the order in which they can be loaded."""
     available = {
         path.name.split(".ko")[0].replace("-", "_"): path

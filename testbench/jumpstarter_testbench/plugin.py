@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from jumpstarter_testbench import lab_guest
 from jumpstarter_testbench.requirements import need
 
 pytest_plugins = [
@@ -27,9 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the markers known."""
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+    lab_guest.register(config)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip or fail a test whose components aren't all there, before any fixture of it runs."""
     for marker in item.iter_markers("need"):
         need(*marker.args)
+    if item.get_closest_marker("lab_guest") and not lab_guest.inside():
+        need(*lab_guest.COMPONENTS)
