@@ -14,6 +14,7 @@ from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2
 
 from jumpstarter.common.serde import decode_value
 
+from .adapters import plain_errors
 from .core import AsyncDriverClient, raise_for_call, raise_for_stream
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ class DriverClient(AsyncDriverClient):
             call.cancel()
 
     def _streamingcall_by_portal(self, method: str, args: tuple[Any, ...]) -> Generator[Any, None, None]:
-        with self.portal.wrap_async_context_manager(_Batches(self.streamingcall_async(method, *args))) as batches:
+        with plain_errors(
+            self.portal.wrap_async_context_manager(_Batches(self.streamingcall_async(method, *args)))
+        ) as batches:
             while batch := self.portal.call(batches.next):
                 yield from batch
             if batches.failure is not None:
@@ -95,7 +98,7 @@ class DriverClient(AsyncDriverClient):
         """Open the byte stream of an exported method."""
         from jumpstarter.streams.blocking import BlockingStream
 
-        with self.portal.wrap_async_context_manager(self.stream_async(method)) as stream:
+        with plain_errors(self.portal.wrap_async_context_manager(self.stream_async(method))) as stream:
             yield BlockingStream(stream=stream, portal=self.portal)
 
     def open_stream(self) -> BlockingStream:
@@ -104,7 +107,7 @@ class DriverClient(AsyncDriverClient):
 
     def log_stream(self) -> AbstractContextManager[None]:
         """Log what the exporter logs while the body runs."""
-        return self.portal.wrap_async_context_manager(self.log_stream_async())
+        return plain_errors(self.portal.wrap_async_context_manager(self.log_stream_async()))
 
     def close(self) -> None:
         """Close everything that was opened with this client."""
