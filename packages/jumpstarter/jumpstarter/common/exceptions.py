@@ -56,6 +56,18 @@ class JumpstarterException(Exception):
 class ConnectionError(JumpstarterException):
     """A controller, router or exporter can't be reached or refused a call. Not the built-in of that name."""
 
+    status: str = ""
+    """Name of the gRPC status of a refused call, such as `PERMISSION_DENIED`."""
+    details: str = ""
+    """The peer's own text."""
+    reason: str = ""
+    """A stable word for the cause, where the peer gives one (`google.rpc.ErrorInfo`)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.metadata: dict[str, str] = {}
+        """Facts about the cause, where the peer gives them."""
+
 
 class ConfigurationError(JumpstarterException):
     """A config file, environment variable or option holds something that can't work."""
