@@ -1,0 +1,263 @@
+"""Offering files to driver calls: by a stream from the client, or by a presigned request for the exporter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from anyio import BrokenResourceError, CancelScope, EndOfStream, to_thread
+from anyio.abc import ObjectStream
+from jumpstarter.client.adapters import blocking
+from jumpstarter.common.exceptions import JumpstarterException
+
+from .common import Mode, PathBuf
+from .sources import SinkStream, SourceStream
+
+if TYPE_CHECKING:
+    from jumpstarter.client import DriverClient
+
+    from .storage import Reader, Writer
+
+__all__ = ["AsyncFileStream", "OpendalAdapter", "TransferError", "local_file"]
+
+PRESIGN_SECONDS = 3600
+"""How long a presigned request can be started; the exporter may have to wait for a device before it does."""
+
+
+class TransferError(JumpstarterException):
+    """A file on the client's side could not be read or written to its end; the other side's copy is incomplete."""
+
+
+@asynccontextmanager
+async def _offer_source(
+    client: DriverClient, reader: Reader, shown: str, total: int | None, compression: str | None
+) -> AsyncGenerator[Any, None]:
+    stream = SourceStream(reader, total)
+    error: Exception | None = None
+    try:
+        async with client.resource_async(stream, content_encoding=compression) as handle:
+            yield handle
+    except Exception as raised:  # noqa: BLE001 (raised below, unless the cause of it is known)
+        error = raised
+    if stream.failure is not None:
+        raise TransferError(f"reading {shown} failed after {stream.sent} bytes") from stream.failure
+    if error is not None:
+        raise error
+
+
+@asynccontextmanager
+async def _offer_sink(
+    client: DriverClient, writer: Writer, shown: str, compression: str | None
+) -> AsyncGenerator[Any, None]:
+    stream = SinkStream(writer)
+    error: Exception | None = None
+    try:
+        try:
+            async with client.resource_async(stream, content_encoding=compression) as handle:
+                yield handle
+        except Exception as raised:  # noqa: BLE001 (raised below, unless the cause of it is known)
+            error = raised
+        if stream.failure is not None:
+            raise TransferError(f"writing {shown} failed") from stream.failure
+        if error is not None:
+            raise error
+        if not stream.complete:
+            raise TransferError(f"writing {shown} failed: the connection to the exporter ended before all was there")
+        await to_thread.run_sync(writer.publish)
+    finally:
+        with CancelScope(shield=True):
+            await to_thread.run_sync(writer.discard)
+
+
+@asynccontextmanager
+async def local_file_async(
+    *, client: DriverClient, path: PathBuf, mode: Mode = "rb", compression: str | None = None
+) -> AsyncGenerator[Any, None]:
+    """Offer a local file, without the opendal library; see `OpendalAdapter`.
+
+    A file that is written appears when it is complete.
+
+    Raises:
+        OSError: the file can't be opened.
+        TransferError: it can't be read or written to its end.
+    """
+    from .local import LocalReader, PartialFile
+
+    located = os.path.realpath(path)
+    if mode == "rb":
+        reader = await to_thread.run_sync(LocalReader, located)
+        try:
+            async with _offer_source(client, reader, repr(os.fspath(path)), reader.size, compression) as handle:
+                yield handle
+        finally:
+            reader.close()
+        return
+    if mode != "wb":
+        raise ValueError(f"mode {mode!r} is not supported, use 'rb' or 'wb'")
+    writer: Writer
+    if os.path.exists(located) and not os.path.isfile(located) and not os.path.isdir(located):
+        writer = _Device(located)
+    else:
+        await to_thread.run_sync(lambda: os.makedirs(os.path.dirname(located), exist_ok=True))
+        writer = await to_thread.run_sync(PartialFile, located)
+    async with _offer_sink(client, writer, repr(os.fspath(path)), compression) as handle:
+        yield handle
+
+
+local_file = blocking(local_file_async)
+
+
+class _Device:
+    """A device or pipe on the client's side, such as `/dev/stdout`, which can't be written beside its place."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by discard)
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def publish(self) -> None:
+        self._file.close()
+
+    def discard(self) -> None:
+        self._file.close()
+
+
+class _OperatorReader:
+    """A file of an operator, opened for reading in blocking mode."""
+
+    def __init__(self, operator: Any, path: str) -> None:
+        self.total = operator.stat(path).content_length
+        self._file = operator.open(path, "rb")
+
+    def read(self, size: int) -> bytes:
+        return bytes(self._file.read(size))
+
+    def seek(self, pos: int, whence: int) -> int:
+        return int(self._file.seek(pos, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _OperatorWriter:
+    """A file of an operator that is being written in blocking mode."""
+
+    def __init__(self, operator: Any, path: str) -> None:
+        self._file = operator.open(path, "wb")
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+
+    def publish(self) -> None:
+        self._file.close()
+
+    def discard(self) -> None:
+        # Closing would finish the upload; without its writer it stays unfinished.
+        self._file = None
+
+
+@blocking
+@asynccontextmanager
+async def OpendalAdapter(
+    *,
+    client: DriverClient,
+    operator: Any,
+    path: str,
+    mode: Mode = "rb",
+    compression: str | None = None,
+    original_url: str | None = None,
+) -> AsyncGenerator[Any, None]:
+    """Offer a file of an opendal operator to a driver call; yields the handle to pass as its argument.
+
+    A file that is read travels from the storage to the exporter directly, by a presigned request, where the storage
+    can do that; otherwise, and always for a file that is written, this client carries it.
+
+    Args:
+        client: the driver client that makes the call.
+        operator: an `opendal.Operator` or `AsyncOperator`; None stands for the local file system.
+        path: the path of the file in the storage.
+        mode: `rb` to give the file to the driver, `wb` to write what the driver sends.
+        compression: how the file is compressed (gzip, xz, bz2 or zstd); the exporter gets, and sends, the plain bytes.
+        original_url: the URL of the file, handed to the exporter untouched; for reading only.
+
+    Raises:
+        ValueError: `original_url` together with `wb` or `compression`, or an unknown mode.
+        OSError: the local file can't be opened, or (`TransferError`) not read or written to its end.
+    """
+    if mode not in ("rb", "wb"):
+        raise ValueError(f"mode {mode!r} is not supported, use 'rb' or 'wb'")
+    if original_url is not None:
+        if mode != "rb":
+            raise ValueError("original_url is for reading; a file can't be written to a URL this way")
+        if compression is not None:
+            raise ValueError("original_url can't be combined with compression: the exporter gets the bytes of the URL")
+        yield _request("GET", original_url, {})
+        return
+    if operator is None:
+        async with local_file_async(client=client, path=path, mode=mode, compression=compression) as handle:
+            yield handle
+        return
+    path = os.fspath(path)
+    if hasattr(operator, "to_operator"):
+        operator = operator.to_operator()
+    if mode == "wb":
+        writer = await to_thread.run_sync(_OperatorWriter, operator, path)
+        async with _offer_sink(client, writer, repr(path), compression) as handle:
+            yield handle
+        return
+    if compression is None and operator.capability().presign_read:
+        from .presign import presign
+
+        signed = await to_thread.run_sync(presign, operator, "read", path, PRESIGN_SECONDS)
+        yield _request(signed.method, signed.url, dict(signed.headers))
+        return
+    reader = await to_thread.run_sync(_OperatorReader, operator, path)
+    try:
+        async with _offer_source(client, reader, repr(path), reader.total, compression) as handle:
+            yield handle
+    finally:
+        reader.close()
+
+
+def _request(method: str, url: str, headers: dict[str, str]) -> dict[str, Any]:
+    return {"kind": "presigned_request", "headers": headers, "url": url, "method": method}
+
+
+class AsyncFileStream(ObjectStream[bytes]):
+    """A stream over an `opendal.AsyncFile`, for programs that work with those."""
+
+    def __init__(self, *, file: Any, metadata: Any = None) -> None:
+        self.file = file
+        self.metadata = metadata
+
+    async def receive(self) -> bytes:
+        """The next chunk of the file."""
+        try:
+            chunk = bytes(await self.file.read(1 << 20))
+        except Exception as error:
+            raise BrokenResourceError from error
+        if not chunk:
+            raise EndOfStream
+        return chunk
+
+    async def send(self, item: bytes) -> None:
+        """Append to the file."""
+        try:
+            await self.file.write(item)
+        except Exception as error:
+            raise BrokenResourceError from error
+
+    async def send_eof(self) -> None:
+        """Nothing more will be written."""
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        await self.file.close()
