@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import logging
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,8 +120,7 @@ def _find_class(path: str, location: Location) -> type[Driver]:
     try:
         found = import_class(path, [], unsafe=True)
     except (JumpstarterException, ImportError) as error:
-        message = error.message if isinstance(error, JumpstarterException) else str(error)
-        raise InvalidConfigError(f"{_called(location, path)}: {message}", (*location, "type")) from None
+        raise InvalidConfigError(f"{_called(location, path)}: {_not_found(path, error)}", (*location, "type")) from None
     if not isinstance(found, type) or not hasattr(found, "enumerate") or not hasattr(found, "client"):
         raise InvalidConfigError(
             f"{_called(location, path)}: this is no driver class; 'type' needs the dotted path of a class "
@@ -128,6 +128,31 @@ def _find_class(path: str, location: Location) -> type[Driver]:
             (*location, "type"),
         )
     return found
+
+
+def _not_found(path: str, error: Exception) -> str:
+    """Say why the class can't be had, and what to install or write instead."""
+    package, module = path.partition(".")[0], path.rpartition(".")[0]
+    cause = error.__cause__
+    if isinstance(cause, ModuleNotFoundError) and cause.name == package:
+        text = f"no Python module '{package}' is installed on this exporter"
+        if near := get_close_matches(path, _installed(), n=1, cutoff=0.8):
+            return f"{text}; did you mean '{near[0]}'?"
+        return f"{text}; install the driver with: pip install {package.replace('_', '-')}"
+    if isinstance(cause, AttributeError) and (loaded := sys.modules.get(module)) is not None:
+        known = [name for name, value in vars(loaded).items() if isinstance(value, type) and hasattr(value, "client")]
+        name = path.rpartition(".")[2]
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "a newer version of the package may have it"
+        return f"module '{module}' has no class '{name}'; {hint}"
+    return error.message if isinstance(error, JumpstarterException) else str(error)
+
+
+def _installed() -> list[str]:
+    """Dotted paths of the drivers that installed packages announce."""
+    from importlib.metadata import entry_points
+
+    return [entry.value.replace(":", ".") for entry in entry_points(group="jumpstarter.drivers")]
 
 
 def _check_config(

@@ -151,13 +151,11 @@ async def controller_channel(kind: str, config: Any) -> grpc.aio.Channel:
         ConfigurationError: endpoint or token is missing.
     """
     _check_connection(config)
-    import grpc
-
-    from jumpstarter.common.grpc import aio_secure_channel, ssl_channel_credentials
+    from jumpstarter.common.grpc import aio_secure_channel, composite_channel_credentials, ssl_channel_credentials
 
     from .grpc import call_credentials
 
-    credentials = grpc.composite_channel_credentials(
+    credentials = composite_channel_credentials(
         await ssl_channel_credentials(config.endpoint, config.tls),
         call_credentials(kind, config.metadata, config.token),
     )

@@ -1,0 +1,674 @@
+"""Leases: acquiring one, connecting to its exporter through the router, and giving it back whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
+
+import grpc
+from anyio import CancelScope, create_task_group, fail_after, move_on_after, sleep, to_thread
+from anyio.abc import ObjectStream
+from anyio.from_thread import BlockingPortal
+from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2, jumpstarter_pb2_grpc, router_pb2_grpc
+
+from jumpstarter.common.condition import condition_false, condition_message, condition_present_and_equal, condition_true
+from jumpstarter.common.exceptions import ConnectionError, ExporterOfflineError, ExporterUnreachableError
+from jumpstarter.common.grpc import aio_secure_channel, ssl_channel_credentials, translate_grpc_exceptions
+from jumpstarter.common.tempfile import TemporaryUnixListener
+from jumpstarter.streams.common import forward_stream
+from jumpstarter.streams.router import RouterStream
+
+from .exceptions import LeaseError, LeaseTimeoutError
+from .grpc import ClientService
+from .grpc import Lease as LeaseState
+from .selectors import same_selector
+from .spinner import LeaseAcquisitionSpinner
+
+if TYPE_CHECKING:
+    from jumpstarter.client.base import DriverClient
+
+__all__ = ["DirectLease", "Lease", "LeaseAcquisitionSpinner"]
+
+logger = logging.getLogger(__name__)
+
+FIRST_POLL, LONGEST_POLL = 0.1, 5.0
+"""Seconds between two looks at a pending lease, at first and after a while."""
+
+RETRY_FIRST, RETRY_LONGEST = 0.5, 10.0
+"""Seconds before the controller is asked again after it could not be reached, at first and after a while."""
+
+RELEASE_TIMEOUT = 30.0
+"""Seconds for which releasing a lease is tried."""
+
+UNDO_TIMEOUT = 3.0
+"""Seconds for which releasing a lease is tried when the controller never confirmed that there is one."""
+
+DIAL_FIRST, DIAL_LONGEST = 0.3, 2.0
+"""Seconds before a connection to the exporter is tried again, at first and after a while."""
+
+MONITOR_INTERVAL = 30.0
+"""Seconds between two looks at a running lease, at most."""
+
+EXPIRY_GRACE = 30.0
+"""Seconds after which a lease counts as ended by the clock while the controller can't be asked."""
+
+ROUTER_OPTIONS = {
+    # A router that was gone for a while is to be found again soon; gRPC would wait up to two minutes.
+    "grpc.initial_reconnect_backoff_ms": 200,
+    "grpc.max_reconnect_backoff_ms": 2000,
+}
+
+_PASSING = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "INTERNAL", "RESOURCE_EXHAUSTED"})
+"""Names of the statuses after which the same request may succeed."""
+
+_ENDED_REASONS = ("Released", "Expired")
+
+_ORDERLY = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED)
+"""How a tunnel ends when nothing is wrong; peers close theirs with ABORTED."""
+
+
+def _passing(error: ConnectionError) -> bool:
+    """Tell whether asking again may help."""
+    return error.status in _PASSING and "token is expired" not in error.details.lower()
+
+
+def new_lease_name() -> str:
+    """Return a UUIDv7 (RFC 9562, 5.7), as controllers choose for leases, so that names sort by age."""
+    value = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    return str(UUID(int=value & ~(0x3 << 62) | 0x2 << 62))
+
+
+@dataclass(kw_only=True)
+class Lease:
+    """The right to an exporter for a time, and the way to it; a context manager, blocking and asynchronous.
+
+    Entering requests the lease and waits for its exporter; leaving releases it if `release` is set.
+    Blocking methods run on the event loop of `portal`.
+    """
+
+    channel: grpc.aio.Channel
+    """To the controller, with the credentials of the client."""
+    duration: timedelta
+    selector: str | None
+    portal: BlockingPortal
+    namespace: str
+    allow: list[str]
+    """Globs of the client classes that may be imported."""
+    unsafe: bool
+    """Import any client class."""
+    name: str | None = None
+    """An existing lease to use; None for a new one, whose name is filled in."""
+    release: bool = True
+    tls_config: Any = None
+    """TLS settings for the router, a `TLSConfigV1Alpha1`."""
+    grpc_options: dict[str, Any] = field(default_factory=dict)
+    requested_exporter_name: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    client_name: str | None = None
+    """Name of this client; an existing lease of another one is refused."""
+    acquisition_timeout: float = 7200
+    """Seconds to wait for an exporter."""
+    dial_timeout: float = 30
+    """Seconds for which connecting to the exporter is tried."""
+    retry_timeout: float = 300
+    """Seconds for which callers try a new lease when the exporter can't be reached."""
+
+    controller: Any = field(init=False)
+    svc: ClientService = field(init=False)
+    exporter_name: str = field(init=False, default="remote")
+    """Name of the exporter, once it is acquired."""
+    exporter_labels: dict[str, str] = field(init=False, default_factory=dict)
+    lease_ending_callback: Callable[[Lease, timedelta], None] | None = field(init=False, default=None)
+    """Called by the monitor with the lease and the time that is left, when the end is near and when it has come."""
+    lease_ended: bool = field(init=False, default=False)
+    lease_transferred: bool = field(init=False, default=False)
+    """The lease belongs to another client now."""
+
+    def __post_init__(self) -> None:
+        if self.tls_config is None:
+            from types import SimpleNamespace
+
+            self.tls_config = SimpleNamespace(ca="", insecure=False)
+        self._requested = self._answered = False
+        self._clock = Clock()
+        self._routers: dict[str, grpc.aio.Channel] = {}
+        self._dial_error: Exception | None = None
+        self.refresh_channel(self.channel)
+
+    @property
+    def manager(self) -> ClientService:
+        """Another name of `svc`."""
+        return self.svc
+
+    def refresh_channel(self, channel: grpc.aio.Channel) -> None:
+        """Use another channel to the controller from now on, one with a newer token say."""
+        self.channel = channel
+        self.controller = jumpstarter_pb2_grpc.ControllerServiceStub(channel)
+        self.svc = ClientService(channel=channel, namespace=self.namespace)
+
+    # -- acquiring and releasing -----------------------------------------------------------------
+
+    async def get(self) -> LeaseState:
+        """Return what the controller knows of this lease.
+
+        Raises:
+            ConnectionError: it can't be asked.
+        """
+        return await self.svc.GetLease(name=self._name)
+
+    @property
+    def _name(self) -> str:
+        if self.name is None:
+            raise LeaseError("the lease was not requested yet")
+        return self.name
+
+    def request(self) -> Lease:
+        """Request the lease and wait for its exporter; see `request_async`."""
+        return self.portal.call(self.request_async)
+
+    async def request_async(self) -> Lease:
+        """Request the lease, or look up the existing one, and wait for its exporter.
+
+        Raises:
+            LeaseError: the lease can't be had; a new one was released again. Also when the time was over.
+            ConnectionError: the controller refuses.
+        """
+        try:
+            with LeaseAcquisitionSpinner(self.name) as spinner:
+                try:
+                    with fail_after(self.acquisition_timeout):
+                        await self._request(spinner)
+                except TimeoutError as error:
+                    raise LeaseTimeoutError(
+                        f"lease {self.name}: no exporter was acquired within {self.acquisition_timeout:g} s"
+                        f"{f' ({spinner.message})' if spinner.message else ''}"
+                    ) from error.__cause__
+        except BaseException:
+            if self._requested:
+                await self._release(RELEASE_TIMEOUT if self._answered else UNDO_TIMEOUT)
+            raise
+        return self
+
+    async def _request(self, spinner: LeaseAcquisitionSpinner) -> None:
+        existing = None
+        if self.name is not None:
+            existing = await self.get()
+            self._check_usable(existing)
+            if self.selector and not same_selector(existing.selector, self.selector):
+                logger.warning(
+                    "lease %s has the selector '%s' and not '%s'; a new lease is requested",
+                    self.name,
+                    existing.selector,
+                    self.selector,
+                )
+                existing, self.name, self.release = None, None, True
+        if existing is None:
+            await self._create(spinner)
+        await self._acquire(spinner)
+
+    def _check_usable(self, lease: LeaseState) -> None:
+        if self.client_name and lease.client and lease.client != self.client_name:
+            raise LeaseError(
+                f"lease {lease.name} belongs to client '{lease.client}', and this is '{self.client_name}'; "
+                "its owner can hand it over with: jmp update lease"
+            )
+        self._check_not_ended(lease)
+
+    def _check_not_ended(self, lease: LeaseState) -> None:
+        reason = next(
+            (r for r in _ENDED_REASONS if condition_present_and_equal(lease.conditions, "Ready", "False", r)), None
+        )
+        if lease.effective_end_time is None and reason is None:
+            return
+        ended = f" at {lease.effective_end_time:%Y-%m-%d %H:%M:%S}" if lease.effective_end_time else ""
+        why = condition_message(lease.conditions, "Ready") or reason or ""
+        raise LeaseError(f"lease {lease.name} has ended{ended}{f': {why}' if why else ''}; request a new one")
+
+    async def _create(self, spinner: LeaseAcquisitionSpinner) -> None:
+        # The name is chosen here, so that a request whose answer got lost, or that was cancelled, can be undone.
+        name = new_lease_name()
+
+        self.name = spinner.lease_name = name
+        self._requested, self._answered = True, False
+        try:
+            lease = await self.svc.CreateLease(
+                selector=self.selector,
+                exporter_name=self.requested_exporter_name,
+                duration=self.duration,
+                lease_id=name,
+                tags=self.tags or None,
+            )
+        except ConnectionError as error:
+            if not _passing(error):
+                self.name, self._requested = None, False
+            raise
+        self._answered = True
+        self.name = spinner.lease_name = lease.name
+        logger.debug("lease %s requested", self.name)
+
+    async def _patiently(self, ask: Callable[[], Any], spinner: LeaseAcquisitionSpinner) -> Any:
+        """Ask the controller, again and again while it can't be reached."""
+        delay = RETRY_FIRST
+        while True:
+            try:
+                return await ask()
+            except ConnectionError as error:
+                if not _passing(error):
+                    raise
+                spinner.update_status(f"{error.message}; trying again")
+            await sleep(delay * random.uniform(0.5, 1))
+            delay = min(delay * 2, RETRY_LONGEST)
+
+    async def _acquire(self, spinner: LeaseAcquisitionSpinner) -> None:
+        delay, looked = FIRST_POLL, self._clock.monotonic()
+        while True:
+            lease: LeaseState = await self._patiently(self.get, spinner)
+            self._check_not_ended(lease)
+            if condition_true(lease.conditions, "Ready"):
+                break
+            if await self._recreated(lease, spinner):
+                continue
+            spinner.update_status(self._waiting_for(lease))
+            looked = self._clock.monotonic()
+            await sleep(delay)
+            delay = min(delay * 1.5, LONGEST_POLL)
+        if self._requested and lease.effective_begin_time is not None:
+            self._clock.observe(lease.effective_begin_time, self._clock.monotonic() - looked)
+        await self._describe_exporter(lease)
+
+    async def _recreated(self, lease: LeaseState, spinner: LeaseAcquisitionSpinner) -> bool:
+        """Raise what a condition says against this lease; True when a new lease was made in its place."""
+        conditions = lease.conditions
+        if condition_true(conditions, "Unsatisfiable"):
+            if self._requested and condition_present_and_equal(conditions, "Unsatisfiable", "True", "NoExporter"):
+                # Older controllers say this of an exporter that is on its way as well.
+                spinner.update_status("no exporter yet; trying again")
+                await sleep(5)
+                await self._release()
+                await self._create(spinner)
+                return True
+            raise LeaseError(
+                f"the lease cannot be satisfied: {condition_message(conditions, 'Unsatisfiable') or 'no reason given'}"
+            )
+        if condition_true(conditions, "Invalid"):
+            raise LeaseError(f"the lease is invalid: {condition_message(conditions, 'Invalid') or 'no reason given'}")
+        if condition_false(conditions, "Pending"):
+            raise LeaseError(
+                f"lease {lease.name} is not pending and not ready: "
+                f"{condition_message(conditions, 'Pending') or 'no reason given'}"
+            )
+        return False
+
+    @staticmethod
+    def _waiting_for(lease: LeaseState) -> str:
+        message = condition_message(lease.conditions, "Pending")
+        return f"waiting: {message}" if message else "waiting for an exporter"
+
+    async def _describe_exporter(self, lease: LeaseState) -> None:
+        self.exporter_name = lease.exporter or self.exporter_name
+        if not lease.exporter:
+            return
+        try:
+            self.exporter_labels = (await self.svc.GetExporter(name=lease.exporter)).labels
+        except ConnectionError as error:
+            logger.warning("the labels of exporter %s are not known: %s", lease.exporter, error)
+
+    async def __aenter__(self) -> Lease:
+        return await self.request_async()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with CancelScope(shield=True):
+            for channel in self._routers.values():
+                await channel.close()
+        self._routers.clear()
+        if self.release and self.name is not None:
+            await self._release()
+
+    async def _release(self, timeout: float = RELEASE_TIMEOUT) -> None:
+        """Give the lease back, also while being cancelled; failing that, it ends by its duration."""
+        if self.lease_transferred:
+            return
+        delay = RETRY_FIRST
+        self._requested = False
+        reason = "the controller gave no answer"
+        with move_on_after(timeout, shield=True) as limit:
+            while True:
+                try:
+                    await self.svc.DeleteLease(name=self._name)
+                    return
+                except ConnectionError as error:
+                    if not _passing(error):
+                        # It has ended by itself, or is not ours any more: what was wanted, or not to be changed.
+                        logger.debug("lease %s was not released: %s", self.name, error)
+                        return
+                    reason = error.message
+                await sleep(delay)
+                delay = min(delay * 2, RETRY_LONGEST)
+        if limit.cancelled_caught:
+            logger.warning("lease %s could not be released and ends by its duration: %s", self.name, reason)
+
+    def __enter__(self) -> Self:
+        self.portal.call(self.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.portal.call(self.__aexit__, kind, error, traceback)
+
+    # -- connecting ------------------------------------------------------------------------------
+
+    async def handle_async(self, stream: ObjectStream[bytes]) -> None:
+        """Connect `stream` to the exporter through the router until both directions have ended.
+
+        Raises:
+            ConnectionError: the exporter can't be reached; the message says why.
+        """
+        try:
+            response = await self._dial()
+            self._dial_error = None
+        except ConnectionError as error:
+            self._dial_error = error
+            raise
+        stub = router_pb2_grpc.RouterServiceStub(await self._router(response.router_endpoint))
+        call = stub.Stream(metadata=(("authorization", f"Bearer {response.router_token}"),))
+        try:
+            async with forward_stream(RouterStream(context=call), stream):
+                pass
+            if call.done() and await call.code() not in _ORDERLY:
+                self._dial_error = ConnectionError(
+                    f"the router {response.router_endpoint} failed: {await call.details() or 'no details'}"
+                )
+                raise self._dial_error
+        finally:
+            call.cancel()
+
+    async def _dial(self) -> jumpstarter_pb2.DialResponse:
+        """Ask the controller for a way to the exporter, again while the exporter is on its way.
+
+        Raises:
+            ConnectionError: there is none.
+        """
+        delay = DIAL_FIRST
+        reason = "the controller gave no answer"
+        with move_on_after(self.dial_timeout):
+            while True:
+                try:
+                    with translate_grpc_exceptions():
+                        request = jumpstarter_pb2.DialRequest(lease_name=self._name)
+                        response: jumpstarter_pb2.DialResponse = await self.controller.Dial(request)
+                        return response
+                except ConnectionError as error:
+                    self._check_dial(error)
+                    reason = error.details or error.message
+                await sleep(delay * random.uniform(0.8, 1))
+                delay = min(delay * 2, DIAL_LONGEST)
+        raise ExporterOfflineError(
+            f"exporter {self.exporter_name} can't be reached within {self.dial_timeout:g} s: {reason}"
+        )
+
+    def _check_dial(self, error: ConnectionError) -> None:
+        """Raise unless the exporter may be reachable in a moment."""
+        if error.status == "PERMISSION_DENIED" or "permission denied" in error.details.lower():
+            self.lease_transferred = True
+            raise ConnectionError(
+                f"lease {self.name} belongs to another client now, so its exporter can't be reached any more"
+            ) from None
+        if error.status == "UNAVAILABLE" and _passing(error):
+            return
+        if error.status == "FAILED_PRECONDITION":
+            if "not ready" in error.details.lower():
+                return
+            raise ExporterOfflineError(f"exporter {self.exporter_name} can't be reached: {error.details}") from None
+        raise error
+
+    async def _router(self, endpoint: str) -> grpc.aio.Channel:
+        """Return the channel to a router, one for all connections of this lease."""
+        if endpoint not in self._routers:
+            credentials = await ssl_channel_credentials(endpoint, self.tls_config)
+            options = ROUTER_OPTIONS | (self.grpc_options or {})
+            # Another connection may have come first while the credentials were fetched.
+            if endpoint not in self._routers:
+                self._routers[endpoint] = aio_secure_channel(endpoint, credentials, options)
+        return self._routers[endpoint]
+
+    @asynccontextmanager
+    async def serve_unix_async(self) -> AsyncGenerator[Path, None]:
+        """Listen on a temporary Unix socket whose connections lead to the exporter; yields its path."""
+        async with TemporaryUnixListener(self.handle_async) as path:
+            yield path
+
+    @contextmanager
+    def serve_unix(self) -> Generator[Path, None, None]:
+        """Listen on a temporary Unix socket whose connections lead to the exporter; yields its path."""
+        with self.portal.wrap_async_context_manager(self.serve_unix_async()) as path:
+            yield path
+
+    @asynccontextmanager
+    async def connect_async(self, stack: ExitStack) -> AsyncGenerator[DriverClient, None]:
+        """Yield the root client of the exporter.
+
+        Args:
+            stack: holds what the client opens.
+
+        Raises:
+            ExporterUnreachableError: the exporter gives no answer.
+        """
+        from .client import client_from_path
+
+        async with self.serve_unix_async() as path:
+            opening = client_from_path(path, self.portal, stack, allow=self.allow, unsafe=self.unsafe, leased=True)
+            try:
+                client = await opening.__aenter__()
+            except ExporterUnreachableError as error:
+                if self._dial_error is None:
+                    raise
+                raise ExporterUnreachableError(
+                    f"exporter {self.exporter_name} did not respond: {self._dial_error}"
+                ) from error.__cause__
+            try:
+                yield client
+            finally:
+                with CancelScope(shield=True):
+                    await to_thread.run_sync(client.close)
+                    await opening.__aexit__(None, None, None)
+
+    @contextmanager
+    def connect(self) -> Generator[DriverClient, None, None]:
+        """Yield the root client of the exporter; errors as of `connect_async`."""
+        with ExitStack() as stack, self.portal.wrap_async_context_manager(self.connect_async(stack)) as client:
+            yield client
+
+    # -- watching --------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def monitor_async(self, threshold: timedelta = timedelta(minutes=5)) -> AsyncGenerator[None, None]:
+        """Watch for the end of the lease while the body runs.
+
+        The end is logged, `lease_ended` is set, and `lease_ending_callback` is called: once when less than
+        `threshold` is left and once when it has come.
+        """
+        failure: Exception | None = None
+        async with create_task_group() as tasks:
+            tasks.start_soon(self._monitor, threshold)
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001 (raised again below, outside of the task group)
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    @contextmanager
+    def monitor(self, threshold: timedelta = timedelta(minutes=5)) -> Generator[None, None, None]:
+        """Watch for the end of the lease while the body runs; see `monitor_async`."""
+        with self.portal.wrap_async_context_manager(self.monitor_async(threshold)):
+            yield
+
+    async def _monitor(self, threshold: timedelta) -> None:
+        deadline: float | None = None
+        warned = lost = False
+        while True:
+            try:
+                lease = await self.get()
+                lost = False
+                if self._has_ended(lease):
+                    break
+                deadline = self._deadline(lease)
+            except ConnectionError as error:
+                if not lost:
+                    logger.warning("the lease %s can't be watched for now: %s", self.name, error)
+                lost = True
+            if deadline is None:
+                await sleep(min(MONITOR_INTERVAL, 5))
+                continue
+            left = deadline - self._clock.monotonic()
+            if left <= -EXPIRY_GRACE and lost:
+                break
+            if not warned and left <= threshold.total_seconds():
+                warned = True
+                self._tell(timedelta(seconds=max(left, 0)))
+            elif left > threshold.total_seconds():
+                warned = False  # it was extended
+            await sleep(_next_look(left, threshold.total_seconds()))
+        self.lease_ended = True
+        logger.info("lease %s has ended", self.name)
+        self._notify(timedelta(0))
+
+    @staticmethod
+    def _has_ended(lease: LeaseState) -> bool:
+        return lease.effective_end_time is not None or any(
+            condition_present_and_equal(lease.conditions, "Ready", "False", reason) for reason in _ENDED_REASONS
+        )
+
+    def _deadline(self, lease: LeaseState) -> float | None:
+        """Return when the lease will end, on the monotonic clock, or None when that can't be told."""
+        if lease.effective_begin_time is None or lease.duration is None:
+            return None
+        return self._clock.at(lease.effective_begin_time + lease.duration)
+
+    def _tell(self, left: timedelta) -> None:
+        logger.info("lease %s ends in %s", self.name, timedelta(seconds=int(left.total_seconds())))
+        self._notify(left)
+
+    def _notify(self, left: timedelta) -> None:
+        if self.lease_ending_callback is None:
+            return
+        try:
+            self.lease_ending_callback(self, left)
+        except Exception as error:  # noqa: BLE001 (a callback of any kind must not end the watch)
+            logger.warning("telling of the end of lease %s failed: %s", self.name, error)
+
+
+def _next_look(left: float, threshold: float) -> float:
+    """Seconds until the lease is looked at again: when its end comes near, when it has come, or in a while."""
+    until = left - threshold if left > threshold else left
+    return min(MONITOR_INTERVAL, max(until, 1.0))
+
+
+class Clock:
+    """Places times of the controller on this machine's monotonic clock, although their clocks may differ."""
+
+    TOLERANCE = timedelta(seconds=2)
+
+    def __init__(
+        self,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.monotonic = monotonic
+        self._wall = wall
+        self._ahead = timedelta(0)
+
+    def observe(self, event: datetime, within: float) -> None:
+        """Learn from an event that the controller dates and that happened within the last seconds."""
+        low = event - self._wall()
+        high = low + timedelta(seconds=within)
+        # A difference that the delay explains, or that doesn't matter, is not taken for one of the clocks.
+        self._ahead = timedelta(0) if low - self.TOLERANCE <= timedelta(0) <= high + self.TOLERANCE else low
+
+    def at(self, moment: datetime) -> float:
+        """Return the monotonic time of a moment that the controller names."""
+        return self.monotonic() + (moment - self._wall() - self._ahead).total_seconds()
+
+
+@dataclass(kw_only=True)
+class DirectLease:
+    """Stands for a lease where an exporter is reached directly over TCP, without a controller."""
+
+    address: str
+    """`host:port` of the exporter."""
+    portal: BlockingPortal
+    allow: list[str]
+    unsafe: bool
+    tls_config: Any = None
+    grpc_options: dict[str, Any] = field(default_factory=dict)
+    insecure: bool = False
+    """Speak plain text."""
+    passphrase: str | None = field(default=None, repr=False)
+
+    name: str = field(init=False, default="direct")
+    exporter_name: str = field(init=False, default="direct")
+    exporter_labels: dict[str, str] = field(init=False, default_factory=dict)
+    release: bool = field(init=False, default=False)
+    lease_ending_callback: Any = field(init=False, default=None)
+    lease_ended: bool = field(init=False, default=False)
+    lease_transferred: bool = field(init=False, default=False)
+
+    @asynccontextmanager
+    async def serve_unix_async(self) -> AsyncGenerator[str, None]:
+        """Yield the address, to which clients connect themselves."""
+        yield self.address
+
+    @asynccontextmanager
+    async def monitor_async(self, threshold: timedelta = timedelta(minutes=5)) -> AsyncGenerator[None, None]:
+        """Do nothing while the body runs: there is no end to watch for."""
+        yield
+
+    @asynccontextmanager
+    async def connect_async(self, stack: ExitStack) -> AsyncGenerator[DriverClient, None]:
+        """Yield the root client of the exporter.
+
+        Args:
+            stack: holds what the client opens.
+
+        Raises:
+            ExporterUnreachableError: the exporter gives no answer.
+        """
+        from .client import client_from_path
+
+        async with client_from_path(
+            self.address,
+            self.portal,
+            stack,
+            allow=self.allow,
+            unsafe=self.unsafe,
+            tls_config=self.tls_config,
+            grpc_options=self.grpc_options,
+            insecure=self.insecure,
+            passphrase=self.passphrase,
+        ) as client:
+            try:
+                yield client
+            finally:
+                with CancelScope(shield=True):
+                    await to_thread.run_sync(client.close)
+
+    @contextmanager
+    def connect(self) -> Generator[DriverClient, None, None]:
+        """Yield the root client of the exporter; errors as of `connect_async`."""
+        with ExitStack() as stack, self.portal.wrap_async_context_manager(self.connect_async(stack)) as client:
+            yield client
