@@ -54,19 +54,16 @@ class JumpstarterTest:
 
 
 def _client_config() -> ClientConfigV1Alpha1:
-    """The config that `jmp` itself would take: the environment's, else the current client, else `default`."""
+    """The config that `jmp` itself would take, else the one with the alias `default`."""
     from jumpstarter.config.client import ClientConfigV1Alpha1
-    from jumpstarter.config.user import UserConfigV1Alpha1
+    from jumpstarter.config.user import current_client
 
-    if (config := ClientConfigV1Alpha1.try_from_env()) is not None:
-        return config
-    if (config := UserConfigV1Alpha1.load_or_create().config.current_client) is not None:
+    if (config := current_client()) is not None:
         return config
     if ClientConfigV1Alpha1.exists("default"):
         return ClientConfigV1Alpha1.load("default")
     pytest.fail(
-        "no client config to lease a device with: JUMPSTARTER_HOST is not set, JMP_ENDPOINT and JMP_TOKEN are not "
-        "set, and no client is current. Log in with `jmp login`, choose one with `jmp config client use NAME`, or "
-        "run the tests inside `jmp shell`.",
+        "no client config to lease a device with: the environment names none, and no client is current. Log in with "
+        "`jmp login`, choose one with `jmp config client use NAME`, or run the tests inside `jmp shell`.",
         pytrace=False,
     )
