@@ -19,14 +19,13 @@ import grpc
 from anyio import CancelScope, create_task_group, fail_after, move_on_after, sleep, to_thread
 from anyio.abc import ObjectStream
 from anyio.from_thread import BlockingPortal
-from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2, jumpstarter_pb2_grpc, router_pb2_grpc
+from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2, jumpstarter_pb2_grpc
 
 from jumpstarter.common.condition import condition_false, condition_message, condition_present_and_equal, condition_true
 from jumpstarter.common.exceptions import ConnectionError, ExporterOfflineError, ExporterUnreachableError
-from jumpstarter.common.grpc import aio_secure_channel, ssl_channel_credentials, translate_grpc_exceptions
+from jumpstarter.common.grpc import translate_grpc_exceptions
+from jumpstarter.common.router import RouterChannels
 from jumpstarter.common.tempfile import TemporaryUnixListener
-from jumpstarter.streams.common import forward_stream
-from jumpstarter.streams.router import RouterStream
 
 from .exceptions import LeaseError, LeaseTimeoutError
 from .grpc import ClientService
@@ -62,19 +61,10 @@ MONITOR_INTERVAL = 30.0
 EXPIRY_GRACE = 30.0
 """Seconds after which a lease counts as ended by the clock while the controller can't be asked."""
 
-ROUTER_OPTIONS = {
-    # A router that was gone for a while is to be found again soon; gRPC would wait up to two minutes.
-    "grpc.initial_reconnect_backoff_ms": 200,
-    "grpc.max_reconnect_backoff_ms": 2000,
-}
-
 _PASSING = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "INTERNAL", "RESOURCE_EXHAUSTED"})
 """Names of the statuses after which the same request may succeed."""
 
 _ENDED_REASONS = ("Released", "Expired")
-
-_ORDERLY = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED)
-"""How a tunnel ends when nothing is wrong; peers close theirs with ABORTED."""
 
 
 def _passing(error: ConnectionError) -> bool:
@@ -142,7 +132,7 @@ class Lease:
             self.tls_config = SimpleNamespace(ca="", insecure=False)
         self._requested = self._answered = False
         self._clock = Clock()
-        self._routers: dict[str, grpc.aio.Channel] = {}
+        self._routers = RouterChannels(self.tls_config, self.grpc_options)
         self._dial_error: Exception | None = None
         self.refresh_channel(self.channel)
 
@@ -330,10 +320,7 @@ class Lease:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with CancelScope(shield=True):
-            for channel in self._routers.values():
-                await channel.close()
-        self._routers.clear()
+        await self._routers.aclose()
         if self.release and self.name is not None:
             await self._release()
 
@@ -383,18 +370,12 @@ class Lease:
         except ConnectionError as error:
             self._dial_error = error
             raise
-        stub = router_pb2_grpc.RouterServiceStub(await self._router(response.router_endpoint))
-        call = stub.Stream(metadata=(("authorization", f"Bearer {response.router_token}"),))
         try:
-            async with forward_stream(RouterStream(context=call), stream):
+            async with self._routers.connect(response.router_endpoint, response.router_token, stream):
                 pass
-            if call.done() and await call.code() not in _ORDERLY:
-                self._dial_error = ConnectionError(
-                    f"the router {response.router_endpoint} failed: {await call.details() or 'no details'}"
-                )
-                raise self._dial_error
-        finally:
-            call.cancel()
+        except ConnectionError as error:
+            self._dial_error = error
+            raise
 
     async def _dial(self) -> jumpstarter_pb2.DialResponse:
         """Ask the controller for a way to the exporter, again while the exporter is on its way.
@@ -434,16 +415,6 @@ class Lease:
                 return
             raise ExporterOfflineError(f"exporter {self.exporter_name} can't be reached: {error.details}") from None
         raise error
-
-    async def _router(self, endpoint: str) -> grpc.aio.Channel:
-        """Return the channel to a router, one for all connections of this lease."""
-        if endpoint not in self._routers:
-            credentials = await ssl_channel_credentials(endpoint, self.tls_config)
-            options = ROUTER_OPTIONS | (self.grpc_options or {})
-            # Another connection may have come first while the credentials were fetched.
-            if endpoint not in self._routers:
-                self._routers[endpoint] = aio_secure_channel(endpoint, credentials, options)
-        return self._routers[endpoint]
 
     @asynccontextmanager
     async def serve_unix_async(self) -> AsyncGenerator[Path, None]:
