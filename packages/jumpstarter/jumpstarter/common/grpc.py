@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import ipaddress
 import logging
 import os
+import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,7 +142,6 @@ def aio_secure_channel(
     options = dict(_override_default_grpc_options(grpc_options))
     if (name := _server_names.get(credentials)) is not None:
         options.setdefault("grpc.ssl_target_name_override", name)
-        options.setdefault("grpc.default_authority", target.removeprefix("dns:///"))  # else the name replaces it
     return grpc.aio.secure_channel(target, credentials, options=list(options.items()), interceptors=interceptors)
 
 
@@ -204,6 +205,13 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(dict.fromkeys(_reason(member) for member in error.exceptions))
+    if (
+        isinstance(error, OSError)
+        and error.errno
+        and error.errno in errno.errorcode
+        and not isinstance(error, socket.gaierror)
+    ):
+        return os.strerror(error.errno)  # asyncio's own text is the address once more
     return getattr(error, "strerror", None) or str(error) or "the server closed the connection"
 
 

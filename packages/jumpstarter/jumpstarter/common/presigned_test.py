@@ -317,7 +317,7 @@ async def test_link_local_addresses_are_refused(server: Server, host: str) -> No
 async def test_a_name_of_a_link_local_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: answer)
-    with pytest.raises(RuntimeError, match="can't connect: address 169.254.169.254 is link-local"):
+    with pytest.raises(RuntimeError, match=r"can't connect: address 169.254.169.254 is link-local"):
         await download(get("http://harmless.example/latest/meta-data"))
 
 
