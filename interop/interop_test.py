@@ -152,7 +152,9 @@ def test_over_the_direct_listener(exporter: Path, client: Path, tmp_path: Path, 
         "apiVersion: jumpstarter.dev/v1alpha1\nkind: ExporterConfig\nmetadata: {namespace: lab, name: probe}\n"
         "export:\n  probe: {type: interop_probe.Probe, config: {greeting: hello}}\n"
     )
-    serving: list[Any] = ["--tls-cert", certificate, "--tls-key", key] if transport == "tls" else ["--tls-grpc-insecure"]
+    serving: list[Any] = (
+        ["--tls-cert", certificate, "--tls-key", key] if transport == "tls" else ["--tls-grpc-insecure"]
+    )
     dialling: list[Any] = [] if transport == "tls" else ["--tls-grpc-insecure"]
     listen = ["run", "--exporter-config", config, "--tls-grpc-listener", f"127.0.0.1:{port}", "--passphrase", "sesame"]
     connect = ["shell", "--tls-grpc", f"127.0.0.1:{port}", "--passphrase", "sesame", *dialling]
@@ -201,9 +203,7 @@ def certificate_for_loopback(folder: Path) -> tuple[Path, Path]:
     cert_path, key_path = folder / "cert.pem", folder / "key.pem"
     cert_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     key_path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return cert_path, key_path
 

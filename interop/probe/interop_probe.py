@@ -71,12 +71,12 @@ class Probe(Driver):
         return {"interop.example/greeting": self.greeting}
 
     @export
-    def echo(self, value):  # noqa: ANN001, ANN201
+    def echo(self, value):
         """Return the argument, from a worker thread."""
         return value
 
     @export
-    async def async_echo(self, *values):  # noqa: ANN002, ANN201
+    async def async_echo(self, *values):
         """Return the arguments, from the event loop."""
         return list(values)
 
@@ -86,13 +86,13 @@ class Probe(Driver):
         raise getattr(__import__("builtins"), kind)(text)
 
     @export
-    async def items(self, count):  # noqa: ANN001, ANN201
+    async def items(self, count):
         """Yield numbers from an async generator."""
         for number in range(int(count)):
             yield {"number": number}
 
     @export
-    def blocking_items(self, count, failure=""):  # noqa: ANN001, ANN201
+    def blocking_items(self, count, failure=""):
         """Yield numbers from a blocking generator, then fail if asked."""
         yield from range(int(count))
         if failure:
@@ -105,7 +105,7 @@ class Probe(Driver):
 
     @exportstream
     @asynccontextmanager
-    async def echo_stream(self):  # noqa: ANN201
+    async def echo_stream(self):
         """Send back every chunk, and the end when the client has finished sending."""
         near, far = create_memory_stream()
 
@@ -123,7 +123,7 @@ class Probe(Driver):
 
     @exportstream
     @asynccontextmanager
-    async def talker(self):  # noqa: ANN201
+    async def talker(self):
         """Send a greeting and finish, then count what the client goes on sending."""
         near, far = create_memory_stream()
         self.counted = 0
@@ -151,13 +151,13 @@ class Probe(Driver):
 
     @exportstream
     @asynccontextmanager
-    async def broken_stream(self):  # noqa: ANN201
+    async def broken_stream(self):
         """Fail to open."""
         raise OSError("no such port")
         yield
 
     @export
-    async def upload(self, handle) -> list:  # noqa: ANN001
+    async def upload(self, handle) -> list:
         """Return size and SHA-256 of a client's bytes."""
         digest, size = hashlib.sha256(), 0
         async with self.resource(handle) as stream:
@@ -167,7 +167,7 @@ class Probe(Driver):
         return [size, digest.hexdigest()]
 
     @export
-    async def download(self, handle, size) -> str:  # noqa: ANN001
+    async def download(self, handle, size) -> str:
         """Send bytes to a client and return their SHA-256."""
         payload = pattern(int(size))
         async with self.resource(handle) as stream:

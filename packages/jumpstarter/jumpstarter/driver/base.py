@@ -118,7 +118,7 @@ class Driver(Metadata, metaclass=ABCMeta):
         elif request.kind == "resource":
             from .resource import offered_stream
 
-            async with offered_stream(self.resources) as stream:
+            async with offered_stream(self.resources, request.x_jmp_content_encoding) as stream:
                 yield stream
         else:
             raise MethodNotExported(f"unknown kind of stream: {request.kind!r}")

@@ -35,18 +35,27 @@ def parse_handle(handle: Any) -> Any:
 
 
 @asynccontextmanager
-async def offered_stream(resources: dict[UUID, Any]) -> AsyncGenerator[ObjectStream[bytes], None]:
+async def offered_stream(
+    resources: dict[UUID, Any], encoding: str | None = None
+) -> AsyncGenerator[ObjectStream[bytes], None]:
     """Yield the client's end of a new resource, whose other end waits in `resources` for a driver call.
 
     What no call has taken when the client's stream ends is removed.
+
+    Args:
+        resources: the driver's open resources by UUID.
+        encoding: compression of the client's bytes; the handle repeats it where this exporter undoes it.
     """
     uuid = uuid4()
     mine, theirs = create_memory_stream()
     resources[uuid] = theirs
-    metadata = {"resource": ClientStreamResource(uuid=uuid).model_dump_json(exclude_none=True)}
+    handle = ClientStreamResource(uuid=uuid)
+    metadata = {}
     if os.environ.get("JMP_DISABLE_COMPRESSION") != "1":
+        handle.x_jmp_content_encoding = encoding
         # The presence of this key says that the exporter decodes; a client without an answer sends plain bytes.
         metadata["x_jmp_accept_encoding"] = "gzip,xz,bz2,zstd"
+    metadata["resource"] = handle.model_dump_json()
     try:
         async with mine:
             yield MetadataStream(stream=mine, metadata=metadata)
