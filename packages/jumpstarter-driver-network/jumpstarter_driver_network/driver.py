@@ -161,9 +161,10 @@ class UdpNetwork(NetworkInterface, Driver):
     async def connect(self) -> AsyncGenerator[ObjectStream[bytes], None]:
         """Open a UDP socket that is connected to the target."""
         what = f"UDP {_format_address(self.host, self.port)}"
-        stream = await opened(what, CONNECT_TIMEOUT, anyio.create_connected_udp_socket, self.host, self.port)
-        async with stream:
-            yield stream  # type: ignore[misc]  # has all of ObjectStream but send_eof, which datagrams lack
+        from .udp import connect_udp
+
+        async with await opened(what, CONNECT_TIMEOUT, connect_udp, self.host, self.port) as stream:
+            yield stream
 
     @export
     def address(self) -> str:

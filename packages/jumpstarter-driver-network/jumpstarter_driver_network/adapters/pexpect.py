@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
-from anyio import Event, create_task_group, move_on_after
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, Event, create_task_group, move_on_after
 from anyio.abc import SocketStream
 from jumpstarter.client import DriverClient
 from jumpstarter.client.adapters import blocking
@@ -15,6 +15,9 @@ from jumpstarter.streams.common import copy_stream
 
 if TYPE_CHECKING:
     from pexpect.fdpexpect import fdspawn
+
+CHUNK = 1 << 16
+"""Bytes that are taken at a time of what was typed."""
 
 FLUSH_TIMEOUT = 5.0
 """Seconds that what was sent last may take on its way to the target when the context ends."""
@@ -36,8 +39,12 @@ async def socket_adapter(*, client: DriverClient, method: str = "connect") -> As
                 sent = Event()
 
                 async def outward() -> None:
-                    await copy_stream(stream, local)
-                    sent.set()
+                    try:
+                        while True:
+                            await stream.send(await local.receive(CHUNK))
+                    except (EndOfStream, BrokenResourceError, ClosedResourceError):
+                        # The end is not passed on: it would leave the stream half open until the target ends as well.
+                        sent.set()
 
                 tg.start_soon(outward)
                 tg.start_soon(copy_stream, local, stream)
@@ -64,15 +71,11 @@ def PexpectAdapter(*, client: DriverClient, method: str = "connect") -> Generato
     """
     from pexpect.fdpexpect import fdspawn
 
-    failure: BaseException | None = None
     with socket_adapter(client=client, method=method) as near:
         console = fdspawn(near)
         try:
             yield console
-        except BaseException as error:  # noqa: BLE001 - raised again below, outside the task group that would wrap it
-            failure = error
-        if console.closed:
-            # fdspawn.close has closed the descriptor itself; it may belong to another file by now.
-            near.detach()
-    if failure is not None:
-        raise failure
+        finally:
+            if console.closed:
+                # fdspawn.close has closed the descriptor itself; it may belong to another file by now.
+                near.detach()

@@ -123,10 +123,12 @@ class RouterStream(ObjectStream[bytes]):
         """Close the stream; everything that was sent before reaches the other end."""
         if self._closed:
             return
-        await self.send_eof()
-        self._closed = True
         if not (self._calling and self.graceful):
+            await self.send_eof()
+            self._closed = True
             return
+        # No GOAWAY before it: the other end would take that for one direction's end, and read no further.
+        self._eof_sent = self._closed = True
         try:
             await self.context.write(self._frame(frame_type=_RST_STREAM))
             await self.context.done_writing()

@@ -122,7 +122,7 @@ async def test_closing_waits_until_everything_has_arrived(tmp_path: Path) -> Non
         try:
             while True:
                 received.append(await stream.receive())
-        except EndOfStream:
+        except BrokenResourceError:
             await stream.send_eof()
 
     async with call(tmp_path, slow_sink, graceful=True) as stream:
