@@ -11,7 +11,10 @@ import sys
 from collections.abc import Callable
 
 from devtasks.base import ROOT, CommandFailed, DevError
+from devtasks.bench import task_bench
 from devtasks.checks import task_lint, task_types
+from devtasks.demo import task_demo
+from devtasks.documentation import task_docs
 from devtasks.suite import task_test
 from devtasks.workspace import lock, setup
 
@@ -36,10 +39,13 @@ def task_clean(_: list[str]) -> None:
 
 
 TASKS: dict[str, Callable[[list[str]], None]] = {
-    "setup": task_setup,
+    "demo": task_demo,
     "test": task_test,
     "lint": task_lint,
     "types": task_types,
+    "docs": task_docs,
+    "bench": task_bench,
+    "setup": task_setup,
     "lock": task_lock,
     "clean": task_clean,
 }
@@ -55,8 +61,8 @@ def main() -> int:
         epilog=f"tasks:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("task", nargs="?", choices=TASKS, metavar="TASK")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    parser.add_argument("task", nargs="?", choices=TASKS, metavar="TASK", help="one of the tasks below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="handed to the task")
     options = parser.parse_args()
     if options.task is None:
         parser.print_help()

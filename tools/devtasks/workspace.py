@@ -6,10 +6,12 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from . import debian
 from .base import BIN, CACHE, ROOT, VENV, DevError, run, say, succeeds, warn
 
 CONSTRAINTS = ROOT / "constraints.txt"
+
+OLDEST_PYTHON = "3.11"
+"""The versions in constraints.txt must install on its first release: Debian 12 has 3.11.2."""
 
 BUILD_TOOLS = ["editables", "hatchling", "setuptools", "tomli-w", "wheel"]
 """What building the packages needs (and the one dependency that comes as source), so that no build has to fetch
@@ -63,45 +68,59 @@ def setup() -> None:
         if stamp.exists() and stamp.read_text() == wanted:
             return
         started = time.monotonic()
-        make_venv(VENV)
+        make_venv()
         say("installing the workspace into .venv")
-        install_workspace(VENV, constrained=True)
+        install_workspace()
         stamp.write_text(wanted)
         say(f"workspace ready after {time.monotonic() - started:.0f} s")
 
 
 def lock() -> None:
-    """Resolve everything anew in an environment of its own and write the versions to constraints.txt."""
-    venv = ROOT / ".venv-lock"
-    shutil.rmtree(venv, ignore_errors=True)
-    try:
-        make_venv(venv)
-        say("resolving the newest versions")
-        install_workspace(venv, constrained=False)
-        frozen = subprocess.run(
-            [venv / "bin" / "python", "-m", "pip", "freeze", "--all", "--exclude-editable"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.splitlines()
-    finally:
-        shutil.rmtree(venv, ignore_errors=True)
-    # pip belongs to the Python that made the environment, not to the workspace.
-    versions = [line for line in frozen if "==" in line and not line.startswith("pip==")]
-    CONSTRAINTS.write_text(CONSTRAINTS_HEADER + "".join(f"{line}\n" for line in sorted(versions, key=str.lower)))
-    say(f"{CONSTRAINTS.name} holds {len(versions)} versions")
+    """Resolve everything anew, for all Pythons from the oldest on, and write the versions to constraints.txt."""
+    setup()
+    uv = [str(tool("uv")), "pip", "compile", "--quiet", "--universal", "--python-version", OLDEST_PYTHON]
+    finished = subprocess.run(
+        [*uv, "--no-header", "--no-annotate", "--no-config", "-"],
+        input="".join(f"{requirement}\n" for requirement in _requirements()),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode != 0:
+        raise DevError(f"no set of versions fits:\n{finished.stderr.strip()}")
+    versions = [line for line in finished.stdout.splitlines() if "==" in line]
+    CONSTRAINTS.write_text(CONSTRAINTS_HEADER + "".join(f"{line}\n" for line in versions))
+    say(f"{CONSTRAINTS.name} holds {len(versions)} versions; ./dev setup installs them")
 
 
-def make_venv(venv: Path) -> None:
-    """Create the environment unless a working one is there that was made by this Python at this place.
+def _requirements() -> list[str]:
+    """What the workspace needs from outside: the tools, and the dependencies of its packages but for each other."""
+    projects = [tomllib.loads((package / "pyproject.toml").read_text())["project"] for package in packages()]
+    members = {project["name"] for project in projects}
+    needed = {requirement for project in projects for requirement in project.get("dependencies", [])}
+    outside = {requirement for requirement in needed if _name(requirement) not in members}
+    return sorted({"uv", *BUILD_TOOLS, *DEV_TOOLS, *outside})
+
+
+def _name(requirement: str) -> str:
+    """The distribution that a requirement names."""
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    if found is None:
+        raise DevError(f"not a requirement: {requirement!r}")
+    return re.sub(r"[-_.]+", "-", found.group()).lower()
+
+
+def make_venv() -> None:
+    """Create .venv unless a working one is there that was made by this Python at this place.
 
     Where Python came without ensurepip, Debian's python3-venv is installed first.
     """
-    home = venv / ".jumpstarter-home"
-    made_by = f"{sys.version}\n{venv}\n"
-    if home.exists() and home.read_text() == made_by and succeeds([venv / "bin" / "python", "-m", "pip", "--version"]):
+    home = VENV / ".jumpstarter-home"
+    made_by = f"{sys.version}\n{VENV}\n"
+    if home.exists() and home.read_text() == made_by and succeeds([BIN / "python", "-m", "pip", "--version"]):
         return
-    shutil.rmtree(venv, ignore_errors=True)
+    shutil.rmtree(VENV, ignore_errors=True)
     if not succeeds([sys.executable, "-c", "import ensurepip, venv"]):
         version = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
         if not debian.can_install():
@@ -110,27 +129,26 @@ def make_venv(venv: Path) -> None:
             )
         say(f"installing {version}")
         debian.install([version])
-    say(f"creating {venv.name}")
-    run([sys.executable, "-m", "venv", venv], quiet=True)
+    say(f"creating {VENV.name}")
+    run([sys.executable, "-m", "venv", VENV], quiet=True)
     home.write_text(made_by)
 
 
-def install_workspace(venv: Path, *, constrained: bool) -> None:
-    """Install every package of the workspace in editable form, and the tools."""
-    python = venv / "bin" / "python"
-    constraint = ["--constraint", str(CONSTRAINTS)] if constrained and CONSTRAINTS.exists() else []
-    run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "uv", *constraint], quiet=True)
+def install_workspace() -> None:
+    """Install every package of the workspace in editable form, and the tools, in the versions of constraints.txt."""
+    constraint = ["--constraint", str(CONSTRAINTS)] if CONSTRAINTS.exists() else []
+    run([BIN / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "uv", *constraint], quiet=True)
     hook, *others = packages()
     editable = [part for package in others for part in ("-e", str(package))]
-    _install(venv, [*BUILD_TOOLS, *DEV_TOOLS, *constraint])
-    _install(venv, ["--no-build-isolation", "-e", str(hook), *constraint])
-    _install(venv, ["--no-build-isolation", *editable, *constraint])
+    _install([*BUILD_TOOLS, *DEV_TOOLS, *constraint])
+    _install(["--no-build-isolation", "-e", str(hook), *constraint])
+    _install(["--no-build-isolation", *editable, *constraint])
 
 
-def _install(venv: Path, arguments: list[str]) -> None:
+def _install(arguments: list[str]) -> None:
     """Install with uv, which is fast; with pip where uv can't, because pip knows the indexes of its own config."""
-    python = venv / "bin" / "python"
-    uv = [venv / "bin" / "uv", "pip", "install", "-q", "--python", python, *arguments]
+    python = BIN / "python"
+    uv = [BIN / "uv", "pip", "install", "-q", "--python", python, *arguments]
     finished = subprocess.run([str(part) for part in uv], cwd=ROOT, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         reason = next(iter(finished.stderr.strip().splitlines()), "no message")
