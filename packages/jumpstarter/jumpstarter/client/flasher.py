@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anyio import EndOfStream, open_file
+from anyio import Path as AsyncPath
 from anyio.abc import ObjectStream
 from anyio.streams.file import FileReadStream
 
@@ -121,9 +122,9 @@ class FlasherClient(FlasherClientInterface, DriverClient):
 
     def _handle(self, path: PathLike, mode: str, compression: Any) -> AbstractContextManager[Any]:
         local, url = _parse_path(path, must_exist=mode == "rb")
-        if url is not None:
-            return _http_url_adapter(client=self, url=url, mode=mode, compression=compression)
-        return _local_file_adapter(client=self, path=local, mode=mode, compression=compression)
+        if local is not None:
+            return _local_file_adapter(client=self, path=local, mode=mode, compression=compression)
+        return _http_url_adapter(client=self, url=str(url), mode=mode, compression=compression)
 
 
 def _one_of(target: str | None, partition: str | None) -> str | None:
@@ -175,13 +176,16 @@ async def _local_file_adapter(
     stream: ObjectStream[bytes]
     if mode == "rb":
         async with await FileReadStream.from_path(path) as source:
-            stream = _FileReadObjectStream(source=source, total=path.stat().st_size)
+            total = (await AsyncPath(path).stat()).st_size
+            stream = _FileReadObjectStream(source=source, total=total)
             async with client.resource_async(stream, content_encoding=encoding) as handle:
                 yield handle
     else:
-        async with await open_file(path, "wb") as file:
-            async with client.resource_async(_FileWriteObjectStream(file=file), content_encoding=encoding) as handle:
-                yield handle
+        async with (
+            await open_file(path, "wb") as file,
+            client.resource_async(_FileWriteObjectStream(file=file), content_encoding=encoding) as handle,
+        ):
+            yield handle
 
 
 @dataclass(kw_only=True)

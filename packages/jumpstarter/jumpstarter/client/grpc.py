@@ -102,7 +102,7 @@ def _local_time(message: Any, name: str) -> datetime | None:
 class Lease(BaseModel):
     """A client's right to an exporter for a time."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, ser_json_timedelta="float")
+    model_config = ConfigDict(defer_build=True, arbitrary_types_allowed=True, ser_json_timedelta="float")
 
     namespace: str
     name: str

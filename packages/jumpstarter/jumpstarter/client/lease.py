@@ -331,7 +331,7 @@ class Lease:
         delay = RETRY_FIRST
         self._requested = False
         reason = "the controller gave no answer"
-        with move_on_after(timeout, shield=True) as limit:
+        with move_on_after(timeout, shield=True):
             while True:
                 try:
                     await self.svc.DeleteLease(name=self._name)
@@ -342,10 +342,12 @@ class Lease:
                         logger.debug("lease %s was not released: %s", self.name, error)
                         return
                     reason = error.message
+                except grpc.aio.UsageError as error:
+                    reason = str(error)  # the channel was closed before the lease
+                    break
                 await sleep(delay)
                 delay = min(delay * 2, RETRY_LONGEST)
-        if limit.cancelled_caught:
-            logger.warning("lease %s could not be released and ends by its duration: %s", self.name, reason)
+        logger.warning("lease %s could not be released and ends by its duration: %s", self.name, reason)
 
     def __enter__(self) -> Self:
         self.portal.call(self.__aenter__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -52,8 +51,10 @@ def _blocking_outside_loops(
 
     @wraps(method)
     def either(self: C, *args: P.args, **kwargs: P.kwargs) -> Any:
+        from asyncio import get_running_loop
+
         try:
-            asyncio.get_running_loop()
+            get_running_loop()
         except RuntimeError:
             import anyio
 
@@ -74,7 +75,7 @@ def _fill(data: Any, settings: tuple[Setting, ...], prefix: tuple[str, ...] = ()
 class ClientConfigV1Alpha1Drivers(BaseModel):
     """Which client classes of drivers may be imported; what is not given is taken from the environment."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(defer_build=True, extra="forbid")
 
     allow: list[str] = Field(default_factory=list)
     """Globs over the dotted path of the class."""
@@ -101,7 +102,7 @@ class ClientConfigV1Alpha1Drivers(BaseModel):
 class ClientConfigV1Alpha1Lease(BaseModel):
     """How long a client waits around leases."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(defer_build=True, extra="forbid")
 
     acquisition_timeout: int = Field(default=7200, ge=5)
     """Seconds to wait for an exporter to become free."""
@@ -114,7 +115,7 @@ class ClientConfigV1Alpha1Lease(BaseModel):
 class ClientConfigV1Alpha1(BaseModel):
     """The config of a client, one file per client; what is not given is taken from the environment."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(defer_build=True, extra="forbid")
 
     CLIENT_CONFIGS_PATH: ClassVar[Path] = cast(Path, PathOnUse(lambda: config_path() / "clients"))
     """Directory of the client configs."""
@@ -596,7 +597,7 @@ async def _all_pages(
 class ClientConfigListV1Alpha1(BaseModel):
     """All client configs of the user."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(defer_build=True, populate_by_name=True)
 
     api_version: Literal["jumpstarter.dev/v1alpha1"] = Field(alias="apiVersion", default=CONFIG_API_VERSION)
     current_config: str | None = Field(alias="currentConfig")

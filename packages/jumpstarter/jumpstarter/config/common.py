@@ -47,7 +47,7 @@ class PathOnUse:
 class ObjectMeta(BaseModel):
     """Namespace and name of a client or exporter; what is not given is taken from the environment."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(defer_build=True, extra="forbid")
 
     namespace: str | None = Field()
     name: str = Field()

@@ -36,7 +36,7 @@ __all__ = [
 COMPOSITE = "jumpstarter_driver_composite.driver.Composite"
 PROXY = "jumpstarter_driver_composite.driver.Proxy"
 
-_STRICT = ConfigDict(extra="forbid", populate_by_name=True)
+_STRICT = ConfigDict(defer_build=True, extra="forbid", populate_by_name=True)
 
 
 class HookInstanceConfigV1Alpha1(BaseModel):
@@ -427,7 +427,7 @@ class ExporterConfigV1Alpha1(BaseModel):
 class ExporterConfigListV1Alpha1(BaseModel):
     """All exporter configs of this machine and user."""
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(defer_build=True, populate_by_name=True)
 
     api_version: Literal["jumpstarter.dev/v1alpha1"] = Field(alias="apiVersion", default=CONFIG_API_VERSION)
     items: builtins.list[ExporterConfigV1Alpha1]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class ShellConfigV1Alpha1(BaseModel):
     """Settings of interactive shells."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(defer_build=True, extra="forbid")
 
     use_profiles: bool = Field(default=False)
     """Let the shell read its start-up files, which may replace the prompt."""

@@ -16,7 +16,7 @@ HINT = "give base64 of PEM certificates, PEM text or the absolute path of a PEM 
 class TLSConfigV1Alpha1(BaseModel):
     """Trust settings of a TLS connection."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(defer_build=True, extra="forbid")
 
     ca: str = Field(default="")
     """Base64 of the PEM certificates to trust; empty means those of the system.

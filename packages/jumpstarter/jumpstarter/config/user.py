@@ -31,7 +31,7 @@ CurrentClient = ClientConfigV1Alpha1 | None
 class UserConfigV1Alpha1Config(BaseModel):
     """Settings of a user."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", populate_by_name=True)
 
     current_client: CurrentClient = Field(alias="current-client", default=None)
 
@@ -63,7 +63,7 @@ class UserConfigV1Alpha1Config(BaseModel):
 class UserConfigV1Alpha1(BaseModel):
     """The config of a user, one file."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", populate_by_name=True)
 
     BASE_CONFIG_PATH: ClassVar[Path] = cast(Path, PathOnUse(config_path))
     """Directory of all configs."""
