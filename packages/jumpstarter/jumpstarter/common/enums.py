@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Self
+from typing import Any, Self
 
 __all__ = ["ExporterStatus", "LogSource"]
 
@@ -19,7 +19,7 @@ class _WireEnum(IntEnum):
         except ValueError:
             return cls(0)
 
-    def to_proto(self) -> int:
+    def to_proto(self) -> Any:
         """Return the number on the wire; it may be assigned to a field of a message."""
         return self.value
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 import grpc
-from anyio import CapacityLimiter, Event
+from anyio import CancelScope, CapacityLimiter, Event
 from anyio.from_thread import start_blocking_portal
 from google.protobuf import empty_pb2
 from jumpstarter_protocol import jumpstarter_pb2, jumpstarter_pb2_grpc, router_pb2_grpc
@@ -50,8 +51,24 @@ SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
 ]
 
-USABLE = frozenset({ExporterStatus.LEASE_READY, ExporterStatus.BEFORE_LEASE_HOOK, ExporterStatus.AFTER_LEASE_HOOK})
-"""States of a lease in which drivers may be used; during the hooks by the hooks, whose sockets they have."""
+USABLE = frozenset({ExporterStatus.LEASE_READY})
+"""States of a lease in which clients may use the drivers."""
+
+USABLE_BY_HOOKS = frozenset(
+    {ExporterStatus.LEASE_READY, ExporterStatus.BEFORE_LEASE_HOOK, ExporterStatus.AFTER_LEASE_HOOK}
+)
+"""States of a lease in which hooks, which have a socket of their own, may use the drivers."""
+
+_from_hook: ContextVar[bool] = ContextVar("from_hook", default=False)
+"""Whether the current call came over the socket for hooks."""
+
+
+class _HookCalls(grpc.aio.ServerInterceptor):
+    """Marks the calls of a server as those of hooks; interceptors run in the task that then serves the call."""
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        _from_hook.set(True)
+        return await continuation(handler_call_details)
 
 
 @dataclass(kw_only=True)
@@ -82,6 +99,9 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
         self._status_message = ""
         self._status_version = 0
         self.status_changed = Event()
+        self._status_seen = Event()
+        self.status_watched = False
+        """Whether a client has ever asked for the status."""
 
     def __enter__(self) -> Self:
         logging.getLogger().addHandler(self._handler)
@@ -122,6 +142,11 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
         self._status_version += 1
         self.status_changed.set()
         self.status_changed = Event()
+        self._status_seen = Event()
+
+    async def wait_status_seen(self) -> None:
+        """Wait until a client has asked for the status since it changed last."""
+        await self._status_seen.wait()
 
     # -- serving ---------------------------------------------------------------------------------
 
@@ -137,8 +162,6 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
         try:
             yield server
         finally:
-            from anyio import CancelScope
-
             with CancelScope(shield=True):
                 await server.stop(grace=None)
 
@@ -169,9 +192,15 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
     @asynccontextmanager
     async def serve_unix_with_hook_socket_async(self) -> AsyncGenerator[tuple[Path, Path], None]:
         """Serve on two temporary Unix sockets; yields the one for clients and the one for hooks."""
-        with TemporarySocket() as main, TemporarySocket() as hook:
-            async with self.serve_multi_port_async(f"unix://{main}", f"unix://{hook}"):
-                yield main, hook
+        async with self.serve_unix_async() as main, self.serve_hooks_async() as hook:
+            yield main, hook
+
+    @asynccontextmanager
+    async def serve_hooks_async(self) -> AsyncGenerator[Path, None]:
+        """Serve hooks on a temporary Unix socket, also in the states that are theirs alone; yields its path."""
+        with TemporarySocket() as path:
+            async with self._serve(lambda server: server.add_insecure_port(f"unix://{path}"), [_HookCalls()]):
+                yield path
 
     @asynccontextmanager
     async def serve_tcp_async(
@@ -259,6 +288,10 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
 
     async def GetStatus(self, request: jumpstarter_pb2.GetStatusRequest, context: Any) -> Any:
         """Return the status of the session and its version."""
+        if not _from_hook.get():
+            self.status_watched = True
+            seen = self._status_seen
+            context.add_done_callback(lambda _: seen.set())
         return jumpstarter_pb2.GetStatusResponse(
             status=self._status.to_proto(),
             message=self._status_message,
@@ -268,6 +301,8 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
 
     async def EndSession(self, request: jumpstarter_pb2.EndSessionRequest, context: Any) -> Any:
         """Note that the client is done; what follows a lease begins at once, or not at all without a lease."""
+        if _from_hook.get():
+            return jumpstarter_pb2.EndSessionResponse(success=False, message="a hook can't end the session")
         if self.lease_context is None:
             return jumpstarter_pb2.EndSessionResponse(success=False, message="this session serves no lease")
         self.lease_context.end_session_requested.set()
@@ -306,7 +341,8 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
         thread_limiter.set(self._limiter)
 
     def _refusal(self) -> str | None:
-        if self.lease_context is None or self._status in USABLE:
+        usable = USABLE_BY_HOOKS if _from_hook.get() else USABLE
+        if self.lease_context is None or self._status in usable:
             return None
         return f"the exporter is not ready for calls: its status is {self._status.name}" + (
             f" ({self._status_message})" if self._status_message else ""
@@ -325,6 +361,7 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not a driver uuid: {uuid[:64]!r}")
         if driver is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"this exporter has no driver with uuid {uuid}")
+            raise AssertionError("abort returned")
         return driver
 
 
