@@ -347,9 +347,9 @@ def _add_program(archive: CpioWriter, material: Material, name: str) -> None:
         text=True,
         check=False,
     ).stdout
-    found = re.findall(r"^\s*(\S+) => (\S+)", listing, re.MULTILINE)
+    found = re.findall(r"^\s*(\S+) => (.+?)(?: \(0x[0-9a-f]+\))?$", listing, re.MULTILINE)
     for soname, place in found:
-        if place == "not":
+        if place == "not found":
             raise GuestError(f"{name} needs {soname}, which is not in {material.userland}")
         archive.file(f"lib/x86_64-linux-gnu/{soname}", Path(place).read_bytes(), 0o755)
     archive.file("lib64/ld-linux-x86-64.so.2", linker.read_bytes(), 0o755)
