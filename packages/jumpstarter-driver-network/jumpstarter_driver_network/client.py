@@ -52,7 +52,7 @@ class NetworkClient(DriverClient):
         return base
 
     def _add_forward_tcp(self, base: click.Group) -> None:
-        @base.command(name="forward-tcp", context_settings=COMMAND_SETTINGS)
+        @base.command(name="forward-tcp")
         @click.option(
             "--address", default="localhost", show_default=True, help="Local address or host name to listen on."
         )
@@ -61,7 +61,8 @@ class NetworkClient(DriverClient):
         def forward_tcp(address: str, port: int, command: tuple[str, ...]) -> None:
             """Forward connections to the local PORT (0: any free one) to the device.
 
-            Runs until it is interrupted, or while COMMAND runs, in which {host}, {port} and {address} are filled in.
+            Runs until it is interrupted, or while COMMAND runs, which follows after -- and in which
+            {host}, {port} and {address} are filled in.
             """
             from .adapters import TcpPortforwardAdapter
 
@@ -73,7 +74,7 @@ class NetworkClient(DriverClient):
                 hold(command, host=bound[0], port=bound[1])
 
     def _add_forward_udp(self, base: click.Group) -> None:
-        @base.command(name="forward-udp", context_settings=COMMAND_SETTINGS)
+        @base.command(name="forward-udp")
         @click.option(
             "--address", default="localhost", show_default=True, help="Local address or host name to listen on."
         )
@@ -82,7 +83,8 @@ class NetworkClient(DriverClient):
         def forward_udp(address: str, port: int, command: tuple[str, ...]) -> None:
             """Forward datagrams to the local PORT (0: any free one) to the device, and the answers back.
 
-            Runs until it is interrupted, or while COMMAND runs, in which {host}, {port} and {address} are filled in.
+            Runs until it is interrupted, or while COMMAND runs, which follows after -- and in which
+            {host}, {port} and {address} are filled in.
             """
             from .adapters import UdpPortforwardAdapter
 
@@ -94,14 +96,14 @@ class NetworkClient(DriverClient):
                 hold(command, host=bound[0], port=bound[1])
 
     def _add_forward_unix(self, base: click.Group) -> None:
-        @base.command(name="forward-unix", context_settings=COMMAND_SETTINGS)
+        @base.command(name="forward-unix")
         @click.argument("path", type=click.Path(), required=False)
         @click.argument("command", nargs=-1, type=click.UNPROCESSED)
         def forward_unix(path: str | None, command: tuple[str, ...]) -> None:
             """Forward connections to a local Unix socket to the device.
 
             Without PATH, or with -, the socket gets a private directory under XDG_RUNTIME_DIR. Runs until it is
-            interrupted, or while COMMAND runs, in which {path} is filled in.
+            interrupted, or while COMMAND runs, which follows after -- and in which {path} is filled in.
             """
             from .adapters import UnixPortforwardAdapter
 
@@ -172,9 +174,6 @@ class DbusNetworkClient(NetworkClient):
     def __exit__(self, *error: Any) -> None:
         """Restore the variable."""
         self._contexts.pop().__exit__(*error)
-
-
-COMMAND_SETTINGS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
 @contextmanager

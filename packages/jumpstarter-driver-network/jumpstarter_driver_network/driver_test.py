@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,18 @@ def test_closing_the_stream_hangs_up_at_the_target(tcp_target: Callable[..., int
         with client.stream() as stream:
             stream.receive()
         assert hung_up.wait(5)
+
+
+def test_stream_of_a_silent_target_closes_at_once(tcp_target: Callable[..., int]) -> None:
+    done = threading.Event()
+    try:
+        with serve(TcpNetwork(host="127.0.0.1", port=tcp_target(lambda _: done.wait(30)))) as client:
+            start = time.monotonic()
+            with client.stream() as stream:
+                stream.send(b"anybody there?")
+            assert time.monotonic() - start < 1
+    finally:
+        done.set()
 
 
 def test_target_that_refuses_is_an_error_on_opening(closed_port: int) -> None:

@@ -117,8 +117,9 @@ class ViewerServer:
     def _file(self, name: str) -> web.FileResponse:
         from aiohttp import web
 
-        path = (PAGES / name).resolve()
-        if not path.is_relative_to(PAGES.resolve()) or not path.is_file():
+        root = PAGES.resolve()
+        path = root if "\0" in name else (root / name).resolve()
+        if not path.is_relative_to(root) or not path.is_file():
             raise web.HTTPNotFound(text=f"there is no page {name!r} here; the viewer is /vnc.html")
         return web.FileResponse(path)
 

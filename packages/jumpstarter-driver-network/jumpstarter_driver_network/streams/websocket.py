@@ -130,6 +130,8 @@ class WebsocketServerStream(ObjectStream[bytes]):
         except RemoteProtocolError as error:
             if error.event_hint is not None:
                 await self._emit(error.event_hint)
+            self._closing = True
+            self._out.close()
             raise BrokenResourceError(f"the WebSocket client broke the protocol: {error}") from error
 
     async def receive(self) -> bytes:

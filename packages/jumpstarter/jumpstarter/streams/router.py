@@ -26,7 +26,8 @@ CLOSE_TIMEOUT = 2.0
 _DATA = router_pb2.FRAME_TYPE_DATA
 _GOAWAY = router_pb2.FRAME_TYPE_GOAWAY
 _RST_STREAM = router_pb2.FRAME_TYPE_RST_STREAM
-_GONE = (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
+# What gRPC raises for reads and writes of a call that has ended, was cancelled, or whose server has stopped.
+_GONE = (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
 
 
 @dataclass(kw_only=True, slots=True)
