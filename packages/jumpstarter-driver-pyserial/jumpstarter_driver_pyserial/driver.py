@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from anyio.abc import ObjectStream
 from anyio.streams.stapled import StapledObjectStream
 from jumpstarter.driver import Driver, export, exportstream
 
+from .exclusive import Exclusive
 from .mailbox import Mailbox
 from .port import PortSettings, disable_hupcl, open_port
 from .reader import PortReader
@@ -25,9 +25,6 @@ __all__ = ["LOOP", "PySerial", "ThrottledStream"]
 
 LOOP: Final = "loop://"
 """The URL of a port that sends back what it is sent; it needs no hardware, and every connection has one of its own."""
-
-RELEASE_WAIT: Final = 3.0
-"""Seconds that a new connection waits for the end of the one before, which may still be on its way."""
 
 LOOP_CHUNKS: Final = 32
 """Chunks that the loop holds before the sender waits."""
@@ -70,12 +67,11 @@ class PySerial(Driver):
     _recorder: PortReader | None = field(init=False, default=None, repr=False)
     _stream: ObjectStream[bytes] | None = field(init=False, default=None, repr=False)
     _port: serial.SerialBase | None = field(init=False, default=None, repr=False)
-    _since: str = field(init=False, default="", repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_config()
-        self._lock = anyio.Lock()
+        self._owner = Exclusive(f"serial port {self.url}")
         self._mailbox = Mailbox(self.backlog) if self.backlog else None
         if self.check_present and self.url != LOOP:
             self._open().close()
@@ -116,7 +112,7 @@ class PySerial(Driver):
             async with StapledObjectStream(*anyio.create_memory_object_stream[bytes](LOOP_CHUNKS)) as stream:
                 yield self._throttled(stream)
             return
-        async with self._owned(), self._opened() as stream:
+        async with self._owner.acquired(), self._opened() as stream:
             self._stream = stream
             try:
                 yield self._throttled(stream)
@@ -198,22 +194,6 @@ class PySerial(Driver):
             except (OSError, NotImplementedError) as error:
                 self.logger.warning("serial port %s: HUPCL can't be cleared: %s", self.url, error)
         return port
-
-    @asynccontextmanager
-    async def _owned(self) -> AsyncGenerator[None, None]:
-        """Have the port to oneself."""
-        with anyio.move_on_after(RELEASE_WAIT) as waiting:
-            await self._lock.acquire()
-        if waiting.cancelled_caught:
-            raise RuntimeError(
-                f"serial port {self.url} is in use by another connection since {self._since}. "
-                "Close that one first: a console, a pexpect session or a stream that is still open"
-            )
-        self._since = time.strftime("%H:%M:%S")
-        try:
-            yield
-        finally:
-            self._lock.release()
 
     @asynccontextmanager
     async def _opened(self) -> AsyncGenerator[ObjectStream[bytes], None]:

@@ -19,7 +19,7 @@ import serial
 from jumpstarter.client.core import DriverError, DriverInvalidArgument, DriverMethodNotImplemented
 from jumpstarter.common.utils import serve
 
-from jumpstarter_driver_pyserial import driver as driver_module
+from jumpstarter_driver_pyserial import exclusive
 from jumpstarter_driver_pyserial.client import PySerialClient
 from jumpstarter_driver_pyserial.conftest import BOUND, Line, Rfc2217Server
 from jumpstarter_driver_pyserial.driver import PySerial, ThrottledStream
@@ -121,7 +121,7 @@ class TestDevice:
                     assert line.read(1) == b"x"
 
     def test_second_connection_is_told_who_has_the_port(self, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(driver_module, "RELEASE_WAIT", 0.2)
+        monkeypatch.setattr(exclusive, "RELEASE_WAIT", 0.2)
         with serve(PySerial(url=line.path)) as client, client.stream() as first:
             with (
                 pytest.raises(DriverError, match=f"{line.path} is in use by another connection since"),

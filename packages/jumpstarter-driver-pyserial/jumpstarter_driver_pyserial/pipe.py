@@ -66,7 +66,8 @@ class Pipe:
         if self._output_file is None:
             await _copy(stream, click.get_binary_stream("stdout"))
             return
-        with await to_thread.run_sync(self._open_output, self._output_file) as file:
+        file = await to_thread.run_sync(self._open_output, self._output_file)
+        with file:
             await _copy(stream, file)
 
     def _open_output(self, path: str) -> IO[bytes]:
