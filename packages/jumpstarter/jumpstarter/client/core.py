@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
-from anyio import create_task_group, fail_after
+from anyio import EndOfStream, create_task_group, fail_after
+from anyio.abc import ObjectStream
 from google.protobuf import empty_pb2
 from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2
 
@@ -20,10 +21,10 @@ from jumpstarter.common.metadata import Metadata
 from jumpstarter.common.serde import decode_value, write_value
 
 if TYPE_CHECKING:
-    from anyio.abc import ObjectStream
 
     from jumpstarter.client.status_monitor import StatusMonitor
     from jumpstarter.streams.metadata import MetadataStream
+    from jumpstarter.streams.router import RouterStream
 
 LOG_RECONNECTS = 10
 END_SESSION_TIMEOUT = 5.0
@@ -207,8 +208,14 @@ class AsyncDriverClient(Metadata):
 
                     stream = compress_stream(stream, Compression(content_encoding))
                     handle.pop("x_jmp_content_encoding", None)
-            async with forward_stream(ProgressStream(stream=stream), remote):
-                yield handle
+            # A cancelled call, unlike one that ends, tells the exporter that it has not got, or given, everything.
+            cancel = cast("RouterStream", remote.stream).context.cancel
+            async with forward_stream(_Strict(ProgressStream(stream=stream), cancel), remote):
+                try:
+                    yield handle
+                except BaseException:
+                    cancel()
+                    raise
 
     # -- logs ------------------------------------------------------------------------------------
 
@@ -373,6 +380,44 @@ _LOGGERS: dict[int, tuple[str, bool]] = {
     LogSource.AFTER_LEASE_HOOK: ("exporter:afterLease", True),
     LogSource.DRIVER: ("exporter:driver", False),
 }
+
+
+class _Strict(ObjectStream[bytes]):
+    """A client's stream whose failure breaks the transfer off, as the exporter would wait for the rest of it."""
+
+    def __init__(self, stream: ObjectStream[bytes], cancel: Callable[[], object]) -> None:
+        self._stream = stream
+        self._cancel = cancel
+
+    async def send_eof(self) -> None:
+        """End the sending direction of the stream."""
+        try:
+            await self._stream.send_eof()
+        except Exception:
+            self._cancel()
+            raise
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        await self._stream.aclose()
+
+    async def receive(self) -> bytes:
+        """Receive from the stream."""
+        try:
+            return await self._stream.receive()
+        except EndOfStream:
+            raise
+        except Exception:
+            self._cancel()
+            raise
+
+    async def send(self, item: bytes) -> None:
+        """Send to the stream."""
+        try:
+            await self._stream.send(item)
+        except Exception:
+            self._cancel()
+            raise
 
 
 async def _check_opened(context: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from jumpstarter.common.resources import ClientStreamResource, Resource
-from jumpstarter.streams.common import create_memory_stream
+from jumpstarter.streams.common import MemoryStream, create_memory_stream
 from jumpstarter.streams.encoding import Compression, compress_stream
 from jumpstarter.streams.metadata import MetadataStream
 
@@ -32,6 +32,16 @@ def parse_handle(handle: Any) -> Any:
 
         _adapter = TypeAdapter(Resource)
     return _adapter.validate_python(handle)
+
+
+class _OfferedStream(MetadataStream):
+    """The client's end of a resource."""
+
+    stream: MemoryStream
+
+    def abort(self) -> None:
+        """Let the driver know that the client went away before it had sent everything."""
+        self.stream.break_off()
 
 
 @asynccontextmanager
@@ -58,7 +68,7 @@ async def offered_stream(
     metadata["resource"] = handle.model_dump_json()
     try:
         async with mine:
-            yield MetadataStream(stream=mine, metadata=metadata)
+            yield _OfferedStream(mine, metadata)
     finally:
         if (unused := resources.pop(uuid, None)) is not None:
             await unused.aclose()

@@ -18,7 +18,7 @@ from anyio import (
     Event,
     create_task_group,
 )
-from anyio.abc import ByteReceiveStream, ObjectStream
+from anyio.abc import AnyByteStream, ByteReceiveStream, ObjectStream
 from anyio.lowlevel import checkpoint
 
 logger = logging.getLogger(__name__)
@@ -92,22 +92,24 @@ def _log_broken_destination(error: BaseException) -> None:
 
 
 @asynccontextmanager
-async def forward_stream(a: ObjectStream[bytes], b: ObjectStream[bytes]) -> AsyncGenerator[None, None]:
+async def forward_stream(a: AnyByteStream, b: AnyByteStream) -> AsyncGenerator[None, None]:
     """Forward both directions between `a` and `b` while the body runs.
 
     Each direction ends by itself and passes its end on, so half-closed connections work. Leaving the
     body normally waits for both directions; leaving it by an exception cancels them. When a stream
     breaks while it is read, nothing more can be exchanged, and both directions end. Both streams are
-    closed in the end.
+    closed in the end; if it wasn't an end that they agreed on, those with a method `abort` are aborted, so
+    that nobody takes half of the bytes for all.
     """
     failure: Exception | None = None
-    async with a, b, create_task_group() as tg:
+    async with a, b, _aborted_on_error(a, b), create_task_group() as tg:
 
-        async def direction(dst: ObjectStream[bytes], src: ObjectStream[bytes]) -> None:
+        async def direction(dst: AnyByteStream, src: AnyByteStream) -> None:
             try:
                 await _pump(dst, src)
             except SourceBroken as error:
                 logger.debug("stream broke: %s", error)
+                _abort(dst)
                 pumps.cancel()
 
         async def both() -> None:
@@ -122,9 +124,28 @@ async def forward_stream(a: ObjectStream[bytes], b: ObjectStream[bytes]) -> Asyn
             yield
         except Exception as error:  # noqa: BLE001 (raised again below, outside the group that would wrap it)
             failure = error
+            _abort(a)
+            _abort(b)
             tg.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def _abort(stream: object) -> None:
+    """Break a stream that can tell its other end so; others look to it as if they had ended."""
+    if (abort := getattr(stream, "abort", None)) is not None:
+        abort()
+
+
+@asynccontextmanager
+async def _aborted_on_error(*streams: object) -> AsyncGenerator[None, None]:
+    """Abort the streams when the body is cancelled or fails, before they are closed."""
+    try:
+        yield
+    except BaseException:
+        for stream in streams:
+            _abort(stream)
+        raise
 
 
 class MemoryStream(ObjectStream[bytes]):
@@ -148,6 +169,7 @@ class MemoryStream(ObjectStream[bytes]):
 
         Raises:
             EndOfStream: the other end sent EOF or was closed.
+            BrokenResourceError: the other end was broken off before its EOF.
             ClosedResourceError: this end was closed.
         """
         return await self._incoming.get()
@@ -163,6 +185,11 @@ class MemoryStream(ObjectStream[bytes]):
         self._incoming.abandon()
         await checkpoint()
 
+    def break_off(self) -> None:
+        """Close both directions without an EOF: the other end learns that bytes are missing, unless all were sent."""
+        self._outgoing.break_off()
+        self._incoming.abandon()
+
 
 class _Pipe:
     """One direction of a memory stream: chunks in order, bounded by their bytes."""
@@ -172,6 +199,7 @@ class _Pipe:
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._finished = False
+        self._broken = False
         self._abandoned = False
         self._readable: Event | None = None
         self._writable: Event | None = None
@@ -197,6 +225,8 @@ class _Pipe:
         while not self._chunks:
             if self._abandoned:
                 raise ClosedResourceError
+            if self._broken:
+                raise BrokenResourceError
             if self._finished:
                 raise EndOfStream
             self._readable = self._readable or Event()
@@ -210,6 +240,11 @@ class _Pipe:
         self._finished = True
         self._wake_reader()
         self._wake_writer()
+
+    def break_off(self) -> None:
+        if not self._finished:
+            self._broken = True
+            self.finish()
 
     def abandon(self) -> None:
         self._abandoned = True

@@ -208,3 +208,80 @@ async def test_sockets_are_forwarded_byte_for_byte() -> None:
                 received = b"".join([chunk async for chunk in near])
         assert received == payload[::-1]
         tg.cancel_scope.cancel()
+
+
+async def test_a_memory_stream_that_is_broken_off_lets_the_other_end_read_what_came_before():
+    near, far = create_memory_stream()
+    await near.send(b"half")
+
+    near.break_off()
+
+    assert await far.receive() == b"half"
+    with pytest.raises(BrokenResourceError):
+        await far.receive()
+
+
+async def test_breaking_off_after_the_end_was_sent_changes_nothing():
+    near, far = create_memory_stream()
+    await near.send(b"all")
+    await near.send_eof()
+
+    near.break_off()
+
+    assert await far.receive() == b"all"
+    with pytest.raises(EndOfStream):
+        await far.receive()
+
+
+class Abortable:
+    """A stream that records whether it was aborted."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.aborted = False
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *error):
+        await self.stream.aclose()
+
+    def abort(self):
+        self.aborted = True
+        self.stream.break_off()
+
+
+async def test_a_source_that_breaks_aborts_its_destination():
+    source, source_end = create_memory_stream()
+    middle, sink = create_memory_stream()
+    destination = Abortable(middle)
+    async with forward_stream(source, destination):
+        await source_end.send(b"half")
+        assert await sink.receive() == b"half"
+        source_end.break_off()
+        with pytest.raises(BrokenResourceError):
+            await sink.receive()
+    assert destination.aborted
+
+
+async def test_leaving_by_an_exception_aborts():
+    near, _near_end = create_memory_stream()
+    middle, _far_end = create_memory_stream()
+    stream = Abortable(middle)
+    with pytest.raises(KeyError):
+        async with forward_stream(near, stream):
+            raise KeyError
+    assert stream.aborted
+
+
+async def test_an_end_that_both_sides_agree_on_aborts_nothing():
+    near, near_end = create_memory_stream()
+    middle, far_end = create_memory_stream()
+    stream = Abortable(middle)
+    async with forward_stream(near, stream):
+        await near_end.send_eof()
+        await far_end.send_eof()
+    assert not stream.aborted
