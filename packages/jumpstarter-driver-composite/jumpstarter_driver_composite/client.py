@@ -63,6 +63,7 @@ class CompositeClient(DriverClient):
         @click.option(
             "--log-level",
             type=click.Choice(LOG_LEVELS, case_sensitive=False),
+            metavar=f"[{'|'.join(LOG_LEVELS)}]",
             help="Least level of the messages that are shown.  [default: INFO]",
         )
         @click.pass_context
