@@ -171,6 +171,10 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
         self.leases: dict[str, client_pb2.Lease] = {}
         self.registered: dict[str, Any] = {}
         self.unregistered: list[str] = []
+        self.reported: list[Any] = []
+        """The statuses that exporters reported."""
+        self.news = Event()
+        """Set and replaced when an exporter said something."""
         self.dials = 0
         self.ahead = datetime.timedelta(0)
         """How much the clock of the controller is ahead."""
@@ -361,11 +365,33 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
         self.registered[name] = request
         self.boards.setdefault(name, Board(name, dict(request.labels)))
         self.schedule()
+        self._tell()
         return jumpstarter_pb2.RegisterResponse(uuid=name)
 
     async def Unregister(self, request: Any, context: Any) -> Any:
         self.unregistered.append(dict(context.invocation_metadata())["jumpstarter-name"])
+        self._tell()
         return jumpstarter_pb2.UnregisterResponse()
+
+    def _tell(self) -> None:
+        self.news.set()
+        self.news = Event()
+
+    async def ReportStatus(self, request: Any, context: Any) -> Any:
+        await self.faults.enter("ReportStatus", context)
+        self.reported.append(request)
+        board = self._board(context)
+        if request.release_lease and board.lease is not None:
+            self.end(board.lease)
+        self._tell()
+        return jumpstarter_pb2.ReportStatusResponse()
+
+    async def ReleaseLease(self, request: Any, context: Any) -> Any:
+        await self.faults.enter("ReleaseLease", context)
+        if self._board(context).lease == request.name:
+            self.end(request.name)
+        self._tell()
+        return jumpstarter_pb2.ReleaseLeaseResponse()
 
     async def Status(self, request: Any, context: Any) -> AsyncIterator[Any]:
         board = self._board(context)
@@ -384,6 +410,7 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the lease is not of this exporter")
         send, receive = create_memory_object_stream[Any](BUFFER)
         board.listener = send
+        self._tell()
         with send, receive:
             async for item in receive:
                 yield item

@@ -138,29 +138,21 @@ class HookExecutor:
         """Run a hook, its lines going to the log of the session; return how it failed."""
         # A name per hook, so that lines of the one are never taken for lines of the other.
         lines = logging.getLogger(f"{__name__}.{hook_type}")
-        if lease_scope.session is not None:
-            lease_scope.session.add_logger_source(lines.name, _SOURCES[hook_type])
-            current_session.set(lease_scope.session)
-        lines.info("the %s hook starts", _NAMES[hook_type])
+        session = lease_scope.session
+        if session is not None:
+            session.add_logger_source(lines.name, _SOURCES[hook_type])
+        working_for = current_session.set(session)
         try:
-            status = await run_script(
-                command_for(hook.script, hook.exec_),
-                environment=_environment(lease_scope),
-                timeout=hook.timeout,
-                emit=lambda line: lines.info("%s", line),
-            )
-        except ScriptTimeout:
-            problem = f"timed out after {hook.timeout} seconds"
-        except OSError as error:
-            problem = f"could not be started: {error}"
-        else:
-            problem = "" if status == 0 else f"failed with exit code {status}"
-        if not problem:
-            lines.info("the %s hook succeeded", _NAMES[hook_type])
-        else:
-            level = logging.WARNING if hook.on_failure == "warn" else logging.ERROR
-            lines.log(level, "the %s hook %s", _NAMES[hook_type], problem)
-        return problem or None
+            lines.info("the %s hook starts", _NAMES[hook_type])
+            problem = await _problem_of(hook, lease_scope, lambda line: lines.info("%s", line))
+            if problem is None:
+                lines.info("the %s hook succeeded", _NAMES[hook_type])
+            else:
+                level = logging.WARNING if hook.on_failure == "warn" else logging.ERROR
+                lines.log(level, "the %s hook %s", _NAMES[hook_type], problem)
+        finally:
+            current_session.reset(working_for)
+        return problem
 
     async def run_before_lease_hook(
         self,
@@ -214,6 +206,22 @@ class HookExecutor:
                 await request_lease_release()
         finally:
             lease_scope.after_lease_hook_done.set()
+
+
+async def _problem_of(hook: HookInstance, lease_scope: LeaseContext, emit: Callable[[str], None]) -> str | None:
+    """Run the script of a hook; return how it failed."""
+    try:
+        status = await run_script(
+            command_for(hook.script, hook.exec_),
+            environment=_environment(lease_scope),
+            timeout=hook.timeout,
+            emit=emit,
+        )
+    except ScriptTimeout:
+        return f"timed out after {hook.timeout} seconds"
+    except OSError as error:
+        return f"could not be started: {error}"
+    return f"failed with exit code {status}" if status else None
 
 
 async def _act_on(
