@@ -96,7 +96,7 @@ async def test_a_script_that_takes_too_long_is_ended_by_a_signal_it_can_act_on(t
 async def test_a_script_that_ignores_the_signal_is_killed(tmp_path: Path):
     with pytest.raises(ScriptTimeout), anyio.fail_after(LIMIT):
         await run(f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.05; done", timeout=0.3, grace=0.3)
-    await gone(await pid_in(tmp_path / "pid"))
+    await gone(pid_in(tmp_path / "pid"))
 
 
 async def test_processes_in_the_background_do_not_outlive_the_script(tmp_path: Path):
