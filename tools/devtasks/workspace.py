@@ -31,7 +31,6 @@ DEV_TOOLS = [
     "furo",
     "hypothesis",
     "import-linter",
-    "linkify-it-py",
     "mypy",
     "myst-parser",
     "pytest",
@@ -39,6 +38,8 @@ DEV_TOOLS = [
     "pytest-xdist",
     "ruff",
     "sphinx",
+    "sphinx-click",
+    "sphinx-copybutton",
     "types-PyYAML",
     "types-protobuf",
 ]

@@ -1,0 +1,1 @@
+"""A driver for a heating plate, as the tutorial builds it."""
