@@ -27,7 +27,7 @@ def pinned(dependency: str, version: str) -> str:
     return str(requirement)
 
 
-class PinJumpstarter(BuildHookInterface):  # type: ignore[type-arg]
+class PinJumpstarter(BuildHookInterface):
     """Write a pyproject.toml with pinned siblings into the source distribution.
 
     A wheel that is built from that source distribution, as `uv build` and
