@@ -120,7 +120,7 @@ def _default_client(*, allow_missing: bool) -> Any:
     if alias := os.environ.get(JMP_CLIENT):
         return _load("client", alias, allow_missing=False)
     try:
-        return ClientConfigV1Alpha1()  # type: ignore[call-arg]  # built from the environment alone
+        return ClientConfigV1Alpha1()  # built from the environment alone
     except ValueError:
         # Namespace and name are not both in the environment.
         pass

@@ -204,11 +204,23 @@ def _describe_jumpstarter(error: BaseException) -> Failure | None:
     if known is None or not isinstance(error, known.JumpstarterException):
         return None
     reason = getattr(error, "reason", None)
-    if not isinstance(reason, str):
+    if not reason or not isinstance(reason, str):
         names = (kind.__name__ for kind in type(error).__mro__)
         reason = next((_CLASS_REASONS[name] for name in names if name in _CLASS_REASONS), "failed")
     hint = getattr(error, "hint", None)
-    return Failure(reason, str(error) or type(error).__name__, hint if isinstance(hint, str) else None)
+    return Failure(reason, _one_text(error), hint if isinstance(hint, str) else None)
+
+
+def _one_text(error: Any) -> str:
+    """Return message and cause; a cause that can't be said in a line of its own is reduced to what it means."""
+    cause = error.__cause__
+    if cause is None:
+        return str(error) or type(error).__name__
+    failure = _describe_grpc(cause)
+    if failure is None:
+        return str(error)
+    details = str(cause.details() or "")
+    return error.message if details and details in error.message else f"{error.message}: {failure.message}"
 
 
 def _describe_grpc(error: BaseException) -> Failure | None:
@@ -297,7 +309,6 @@ def _reraise(error: Exception) -> NoReturn:
     if failure is None:
         raise error
     red = ClickExceptionRed(failure.message, reason=failure.reason, hint=failure.hint)
-    red.exit_code = failure.exit_code
     # The original stays reachable for the traceback of --log-level debug, without changing the message.
     red.__context__ = error
     raise red from None

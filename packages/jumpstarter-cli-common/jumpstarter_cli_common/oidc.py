@@ -135,7 +135,7 @@ class Config:
 
     def client(self, **kwargs: Any) -> Any:
         """Return an authlib `OAuth2Session` for us at this provider."""
-        from authlib.integrations.requests_client import OAuth2Session
+        from authlib.integrations.requests_client import OAuth2Session  # type: ignore[import-untyped]
 
         use_system_certificates()
         session = OAuth2Session(client_id=self.client_id, scope=" ".join(self._scopes()), **kwargs)
@@ -192,7 +192,7 @@ class Config:
         """
         import anyio
         from aiohttp import web
-        from authlib.common.security import generate_token
+        from authlib.common.security import generate_token  # type: ignore[import-untyped]
 
         configuration = await self.configuration()
         verifier = generate_token(64)
@@ -298,7 +298,7 @@ class Config:
 async def _in_thread(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Run a blocking request of authlib in a worker thread; what the provider refuses becomes a message."""
     from anyio import to_thread
-    from authlib.common.errors import AuthlibBaseError
+    from authlib.common.errors import AuthlibBaseError  # type: ignore[import-untyped]
     from requests.exceptions import RequestException, SSLError, Timeout
 
     try:

@@ -60,7 +60,7 @@ def version_obj() -> JumpstarterVersion:
     """Return what `version -o json` prints."""
     from ._version_model import JumpstarterVersion
 
-    return JumpstarterVersion(git_version=get_client_version(), python_version=sys.version)
+    return JumpstarterVersion(gitVersion=get_client_version(), pythonVersion=sys.version)
 
 
 @click.command("version")

@@ -80,8 +80,9 @@ def show_driver(name: str, output: OutputType) -> None:
 @driver.command("doctor", short_help="Check what drivers need of this system.")
 @click.argument("names", nargs=-1, shell_complete=_complete_names)
 @opt_output_all
+@click.pass_context
 @handle_exceptions
-def doctor(names: tuple[str, ...], output: OutputType) -> int:
+def doctor(ctx: click.Context, names: tuple[str, ...], output: OutputType) -> None:
     """Check whether programs, devices and libraries are there that the drivers NAMES need, or all drivers.
 
     Exits with 1 when something is missing that is needed.
@@ -91,7 +92,7 @@ def doctor(names: tuple[str, ...], output: OutputType) -> int:
     chosen = [found for name in names for found in _find(name)] if names else installed_drivers()
     findings = Findings([finding for found in chosen for finding in examine(found.name, found.load)])
     model_print(findings, output)
-    return int(findings.failed)
+    ctx.exit(int(findings.failed))
 
 
 @driver.command("new", short_help="Write the start of a new driver.")

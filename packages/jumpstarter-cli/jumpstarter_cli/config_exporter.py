@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -118,7 +119,7 @@ def edit_exporter_config(alias: str) -> None:
             ExporterConfigV1Alpha1.load_path(path)
         except ConfigurationError as error:
             click.echo(f"The config has a mistake and can't be used as it is: {error}", err=True)
-            if not (click.get_text_stream("stdin").isatty() and click.confirm("Edit again?", default=True, err=True)):
+            if not (sys.stdin.isatty() and click.confirm("Edit again?", default=True, err=True)):
                 raise
         else:
             return

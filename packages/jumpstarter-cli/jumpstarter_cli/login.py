@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -366,9 +367,9 @@ async def _renew(oidc: Config, refresh_token: str | None) -> dict[str, Any]:
         try:
             return await oidc.refresh_token_grant(refresh_token)
         except click.ClickException as error:
-            if not click.get_text_stream("stdin").isatty():
+            if not sys.stdin.isatty():
                 raise
             click.echo(f"The stored refresh token can't be used ({error.message}); logging in anew.", err=True)
-    if not click.get_text_stream("stdin").isatty():
+    if not sys.stdin.isatty():
         raise click.ClickException("there is no refresh token, and nobody at a terminal to log in with a browser")
     return await oidc.authorization_code_grant(prompt="login")

@@ -98,7 +98,7 @@ def run(
     tls_cert: str | None,
     tls_key: str | None,
     passphrase: str | None,
-) -> int:
+) -> None:
     """Offer the devices of an exporter config, until stopped.
 
     With a controller, as the config says, or directly on a TCP address. A crashed exporter is started again.
@@ -114,11 +114,11 @@ def run(
     if tls_grpc_listener is None:
         if useless := [option for option, value in given.items() if value]:
             raise click.UsageError(f"{' and '.join(useless)} can only be used with --tls-grpc-listener.")
-        return _serve_with_exc_handling(config)
+        ctx.exit(_serve_with_exc_handling(config))
     bind = _parse_listener_bind(tls_grpc_listener)
     _check_tls(tls_grpc_insecure, tls_cert, tls_key)
-    _announce(bind, insecure=tls_grpc_insecure, passphrase=passphrase)
-    return _serve_with_exc_handling(config, bind, tls_grpc_insecure, tls_cert, tls_key, passphrase)
+    _warn_of_open_door(bind, insecure=tls_grpc_insecure, passphrase=passphrase)
+    ctx.exit(_serve_with_exc_handling(config, bind, tls_grpc_insecure, tls_cert, tls_key, passphrase))
 
 
 def _parse_listener_bind(value: str) -> tuple[str, int]:
@@ -156,16 +156,16 @@ def _check_tls(insecure: bool, cert: str | None, key: str | None) -> None:
         ) from error
 
 
-def _announce(bind: tuple[str, int], *, insecure: bool, passphrase: str | None) -> None:
+def _warn_of_open_door(bind: tuple[str, int], *, insecure: bool, passphrase: str | None) -> None:
+    """Say who can use the devices when anybody can."""
     host, port = bind
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    click.echo(f"Serving on {address} ({'plain text' if insecure else 'TLS'}).", err=True)
-    if insecure and not passphrase and not _is_loopback(host):
-        click.echo(
-            f"{click.style('Warning: ', fg='yellow')}everybody who can reach {address} can use the devices, and read and "
-            "change the traffic; use TLS and a passphrase outside of a trusted network.",
-            err=True,
-        )
+    if not insecure or passphrase or _is_loopback(host):
+        return
+    click.echo(
+        f"{click.style('Warning: ', fg='yellow')}everybody who can reach port {port} of {host} can use the devices, "
+        "and read and change the traffic; use TLS and a passphrase outside of a trusted network.",
+        err=True,
+    )
 
 
 def _is_loopback(host: str) -> bool:
@@ -212,7 +212,7 @@ def _serve_with_exc_handling(
                 crashes = 0
             if crashes >= limits.max_rapid_failures:
                 click.echo(
-                    f"Error: the exporter ended {crashes} times in a row within {limits.rapid_failure_window} seconds of "
+                    f"Error: the exporter ended {crashes} times in a row within {limits.rapid_failure_window} s of "
                     "its start; giving up.",
                     err=True,
                 )
