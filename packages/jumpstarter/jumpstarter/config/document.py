@@ -171,7 +171,7 @@ def build(model: type[M], document: Document, data: Any = None) -> M:
     kind = _kind(model)
     if not isinstance(values, dict):
         raise InvalidConfigError(
-            f"{document.where()}: {f'a {kind}' if kind else 'this'} must be a mapping (key: value), "
+            f"{document.where()}: {_with_article(kind) if kind else 'this'} must be a mapping (key: value), "
             f"not {_describe(values)}"
         )
     found = values.get("kind", kind)
@@ -183,6 +183,10 @@ def build(model: type[M], document: Document, data: Any = None) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         raise invalid_config(model, document, error) from None
+
+
+def _with_article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "AEIOU" else f"a {kind}"
 
 
 def _kind(model: type[BaseModel]) -> str | None:

@@ -194,7 +194,8 @@ def _accepted(driver_class: type[Driver]) -> set[str] | None:
     if dataclasses.is_dataclass(driver_class):
         names |= {member.name for member in dataclasses.fields(driver_class) if member.init}
     for name, member in getattr(driver_class, "__pydantic_fields__", {}).items():
-        names |= {name, *(alias for alias in (member.alias, member.validation_alias) if isinstance(alias, str))}
+        if member.init is not False:
+            names |= {name, *(alias for alias in (member.alias, member.validation_alias) if isinstance(alias, str))}
     return names
 
 
