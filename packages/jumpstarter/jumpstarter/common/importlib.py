@@ -12,7 +12,7 @@ from typing import Any
 
 from .exceptions import MissingDriverError
 
-__all__ = ["cached_import", "import_class"]
+__all__ = ["cached_import", "import_class", "missing_driver_message"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,11 @@ def _warn_broad(pattern: str) -> None:
 def _missing(class_path: str, module_path: str, missing: str | None) -> str:
     if missing and module_path != missing and not module_path.startswith(f"{missing}."):
         return f"{class_path} needs the module {missing}, which is not installed. Install the package that provides it"
+    return missing_driver_message(class_path)
+
+
+def missing_driver_message(class_path: str) -> str:
+    """Return what to tell about a class whose package is not installed: its path, and how to install it."""
     return f"{class_path} is not installed. {_hint(class_path)}"
 
 

@@ -55,11 +55,11 @@ async def connect_router_stream(
     import grpc
     from jumpstarter_protocol import router_pb2_grpc
 
-    from jumpstarter.common.grpc import aio_secure_channel, ssl_channel_credentials
+    from jumpstarter.common.grpc import aio_secure_channel, composite_channel_credentials, ssl_channel_credentials
     from jumpstarter.streams.common import forward_stream
     from jumpstarter.streams.router import RouterStream
 
-    credentials = grpc.composite_channel_credentials(
+    credentials = composite_channel_credentials(
         await ssl_channel_credentials(endpoint, tls_config),
         grpc.access_token_call_credentials(token),
     )
