@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 from anyio import BrokenResourceError, CancelScope, EndOfStream, to_thread
@@ -13,12 +15,12 @@ from jumpstarter.client.adapters import blocking
 from jumpstarter.common.exceptions import JumpstarterException
 
 from .common import Mode, PathBuf
-from .sources import SinkStream, SourceStream
+from .sources import PipeStream, SinkStream, SourceStream
 
 if TYPE_CHECKING:
     from jumpstarter.client import DriverClient
 
-    from .storage import Reader, Writer
+    from .storage import Writer
 
 __all__ = ["AsyncFileStream", "OpendalAdapter", "TransferError", "local_file"]
 
@@ -32,9 +34,8 @@ class TransferError(JumpstarterException):
 
 @asynccontextmanager
 async def _offer_source(
-    client: DriverClient, reader: Reader, shown: str, total: int | None, compression: str | None
+    client: DriverClient, stream: SourceStream, shown: str, compression: str | None
 ) -> AsyncGenerator[Any, None]:
-    stream = SourceStream(reader, total)
     error: Exception | None = None
     try:
         async with client.resource_async(stream, content_encoding=compression) as handle:
@@ -83,27 +84,41 @@ async def local_file_async(
         OSError: the file can't be opened.
         TransferError: it can't be read or written to its end.
     """
-    from .local import LocalReader, PartialFile
-
-    located = os.path.realpath(path)
+    shown = repr(os.fspath(path))
     if mode == "rb":
-        reader = await to_thread.run_sync(LocalReader, located)
+        file = await to_thread.run_sync(_open_source, path)
         try:
-            async with _offer_source(client, reader, repr(os.fspath(path)), reader.size, compression) as handle:
+            async with _offer_source(client, _source_stream(file), shown, compression) as handle:
                 yield handle
         finally:
-            reader.close()
+            file.close()
         return
     if mode != "wb":
         raise ValueError(f"mode {mode!r} is not supported, use 'rb' or 'wb'")
-    writer: Writer
-    if os.path.exists(located) and not os.path.isfile(located) and not os.path.isdir(located):
-        writer = _Device(located)
-    else:
-        await to_thread.run_sync(lambda: os.makedirs(os.path.dirname(located), exist_ok=True))
-        writer = await to_thread.run_sync(PartialFile, located)
-    async with _offer_sink(client, writer, repr(os.fspath(path)), compression) as handle:
+    writer = await to_thread.run_sync(_open_sink, path)
+    async with _offer_sink(client, writer, shown, compression) as handle:
         yield handle
+
+
+def _open_source(path: PathBuf) -> FileIO:
+    return FileIO(os.fspath(path), "rb")
+
+
+def _source_stream(file: FileIO) -> SourceStream:
+    status = os.fstat(file.fileno())
+    if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode) or file.isatty():
+        return PipeStream(file.fileno())
+    return SourceStream(file, status.st_size if stat.S_ISREG(status.st_mode) else None)
+
+
+def _open_sink(path: PathBuf) -> Writer:
+    from .local import PartialFile
+
+    located = os.path.realpath(path)
+    if not os.path.isfile(path) and not os.path.isdir(path) and os.path.exists(path):
+        return _Device(os.fspath(path))
+    os.makedirs(os.path.dirname(located), exist_ok=True)
+    return PartialFile(located, os.fspath(path))
 
 
 local_file = blocking(local_file_async)
@@ -113,7 +128,7 @@ class _Device:
     """A device or pipe on the client's side, such as `/dev/stdout`, which can't be written beside its place."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed by discard)
+        self._file = FileIO(path, "wb")
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -221,7 +236,7 @@ async def OpendalAdapter(
         return
     reader = await to_thread.run_sync(_OperatorReader, operator, path)
     try:
-        async with _offer_source(client, reader, repr(path), reader.total, compression) as handle:
+        async with _offer_source(client, SourceStream(reader, reader.total), repr(path), compression) as handle:
             yield handle
     finally:
         reader.close()

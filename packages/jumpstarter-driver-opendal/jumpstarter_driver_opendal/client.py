@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .common import Capability, HashAlgo, Metadata, Mode, PathBuf, PresignedRequest
 
 __all__ = [
-    "BytesIOStream",
+    "BytesIOStream",  # noqa: F822 (loaded on demand)
     "FlasherClient",
     "FlasherClientInterface",
     "OpendalClient",
@@ -136,8 +136,12 @@ class OpendalFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
         if error is None:
             self.close()
-        else:
+            return
+        try:
             self.discard()
+        except JumpstarterException as failure:
+            # The error that ended the block says more; the exporter cleans up at the end of the session.
+            self.client.logger.debug("a file could not be discarded: %s", failure)
 
     def write_from_path(self, path: PathBuf, operator: Operator | None = None) -> None:
         """Append a local file, what a URL has, or a file of an operator."""

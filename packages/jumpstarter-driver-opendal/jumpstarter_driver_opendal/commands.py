@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from jumpstarter.client.decorators import driver_click_group
 from jumpstarter.common.exceptions import ArgumentError
 
 if TYPE_CHECKING:
-    from .client import FlasherClientInterface, OpendalClient, StorageMuxClient
+    from .client import FlasherClientInterface, OpendalClient, OpendalFile, StorageMuxClient
+    from .sources import SinkStream, SourceStream
 
 __all__ = ["add_flasher_commands", "add_mux_commands", "storage_commands"]
 
 COMPRESSIONS = ("gzip", "xz", "bz2", "zstd")
 
-path_argument = click.argument("path")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def path_argument(function: F) -> F:
+    """Add the argument PATH."""
+    return click.argument("path")(function)
 
 
 def storage_commands(client: OpendalClient) -> click.Group:
@@ -41,25 +48,23 @@ def _add_transfers(base: click.Group, client: OpendalClient) -> None:
     @path_argument
     def write_bytes(path: str) -> None:
         """Store standard input as a file."""
-        from .client import _offer
+        from .sources import PipeStream, SourceStream
 
-        with client.open(path, "wb") as file, _offer(client, "/dev/stdin", None, "rb") as handle:
-            client.call("file_write", file.fd, handle)
+        source = click.get_binary_stream("stdin")
+        stream = PipeStream(source.fileno()) if _is_pipe(source) else SourceStream(source)
+        with client.open(path, "wb") as file:
+            _carry(client, stream, "file_write", file)
 
     @base.command()
     @path_argument
     def read_bytes(path: str) -> None:
         """Write a file to standard output."""
-        with client.open(path, "rb") as file:
-            from .sources import SinkStream
+        from .sources import SinkStream
 
-            sys.stdout.flush()
-            stream = SinkStream(sys.stdout.buffer)
-            with client.portal.wrap_async_context_manager(client.resource_async(stream)) as handle:
-                client.call("file_read", file.fd, handle)
-            sys.stdout.buffer.flush()
-            if stream.failure is not None:
-                raise stream.failure
+        sink = click.get_binary_stream("stdout")
+        with client.open(path, "rb") as file:
+            _carry(client, SinkStream(sink), "file_read", file)
+        sink.flush()
 
     @base.command()
     @click.argument("dst")
@@ -74,6 +79,25 @@ def _add_transfers(base: click.Group, client: OpendalClient) -> None:
     def read_into_path(src: str, dst: str) -> None:
         """Fetch SRC into the local file DST."""
         client.read_into_path(src, dst)
+
+
+def _is_pipe(file: Any) -> bool:
+    """Whether a file is a pipe or terminal, as opposed to a regular file or a buffer of a test."""
+    try:
+        mode = os.fstat(file.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(file.fileno())
+
+
+def _carry(client: OpendalClient, stream: SourceStream | SinkStream, method: str, file: OpendalFile) -> None:
+    """Call `file_read` or `file_write` with a stream; raises what went wrong with the stream itself."""
+    try:
+        with client.portal.wrap_async_context_manager(client.resource_async(stream)) as handle:
+            client.call(method, file.fd, handle)
+    finally:
+        if stream.failure is not None:
+            raise stream.failure
 
 
 def _add_questions(base: click.Group, client: OpendalClient) -> None:

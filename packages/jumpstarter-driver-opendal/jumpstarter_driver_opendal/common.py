@@ -106,13 +106,10 @@ class Capability:
     def from_mapping(cls, values: Mapping[str, Any]) -> Capability:
         """Take what is known by name from `values`; sizes are whole numbers, which the wire has as floats."""
         known = {each.name for each in fields(cls)}
-        return cls(
-            **{
-                name: int(value) if isinstance(value, float) else value
-                for name, value in values.items()
-                if name in known
-            }
-        )
+        taken: dict[str, Any] = {
+            name: int(value) if isinstance(value, float) else value for name, value in values.items() if name in known
+        }
+        return cls(**taken)
 
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}

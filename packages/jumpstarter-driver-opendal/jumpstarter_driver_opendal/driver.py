@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 MAX_SIZE = "64GiB"
+DISCARD_TIMEOUT = 10.0
+"""Seconds that a cancelled write may take to end before its file can be discarded."""
+
 MAX_EXPIRE = 7 * 24 * 3600
 """Seconds; what S3 allows, and longer than any flashing takes."""
 
@@ -111,7 +114,7 @@ class Opendal(Driver):
 
     def _remove_created(self) -> None:
         # Directories go after the files in them.
-        for path in sorted(self._created_paths, key=lambda path: (-path.count("/"), not path.endswith("/"), path)):
+        for path in sorted(self._created_paths, key=lambda path: (-path.rstrip("/").count("/"), path)):
             with self._logged(f"removing {path!r}"):
                 if path:
                     self._storage.delete(path)
@@ -140,7 +143,7 @@ class Opendal(Driver):
     @export
     async def file_read(self, fd: UUID, dst: Any) -> int:
         """Send the file from its position to its end to a resource; returns the number of bytes."""
-        with self._files.get(fd) as file:
+        with self._files.get(fd).exclusive() as file:
             async with self.resource(dst) as stream:
                 sent = await send_from(file.reader.read, stream)
                 await stream.send_eof()
@@ -152,7 +155,7 @@ class Opendal(Driver):
 
         If that fails, or the client goes away, what was written so far is removed.
         """
-        with self._files.get(fd) as file:
+        with self._files.get(fd).exclusive() as file:
             try:
                 async with self.resource(src) as stream:
                     return await receive_into(stream, file.writer.write)
@@ -165,7 +168,7 @@ class Opendal(Driver):
     @export
     def file_seek(self, fd: UUID, pos: int, whence: int = 0) -> int:
         """Move in a file that is read; returns the new position in bytes."""
-        with self._files.get(fd) as file:
+        with self._files.get(fd).exclusive() as file:
             return file.reader.seek(int(pos), int(whence))
 
     @export
@@ -176,19 +179,21 @@ class Opendal(Driver):
     @export
     def file_close(self, fd: UUID) -> None:
         """Close a file; a written one appears under its name now. Closing twice is fine."""
-        file = self._files.remove(fd)
+        file = self._files.find(fd)
         if file is None:
             return
-        with file:
+        with file.exclusive():
+            self._files.remove(fd)
             file.close(publish=True)
-        if file.is_writable:
+        if file.is_published:
             self._created_paths.add(normalize(file.path))
 
     @export
     def file_discard(self, fd: UUID) -> None:
-        """Close a file without publishing what was written to it."""
-        if (file := self._files.remove(fd)) is not None:
-            with file:
+        """Close a file without publishing what was written to it; waits for a write that is being cancelled."""
+        if (file := self._files.find(fd)) is not None:
+            with file.exclusive(DISCARD_TIMEOUT):
+                self._files.remove(fd)
                 file.close(publish=False)
 
     @export

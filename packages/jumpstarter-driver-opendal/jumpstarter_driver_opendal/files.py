@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Generator
+from contextlib import contextmanager
 from uuid import UUID, uuid4
 
 from .storage import Reader, Writer
@@ -24,6 +25,7 @@ class OpenFile:
         self._reader = reader
         self._writer = writer
         self._failed = False
+        self._published = False
         self._busy = threading.Lock()
 
     @property
@@ -46,18 +48,27 @@ class OpenFile:
     def is_writable(self) -> bool:
         return self._writer is not None
 
-    def __enter__(self) -> OpenFile:
+    @property
+    def is_published(self) -> bool:
+        """Whether a written file has its final name."""
+        return self._published
+
+    @contextmanager
+    def exclusive(self, wait: float = 0.0) -> Generator[OpenFile, None, None]:
         """Use the file alone.
+
+        Args:
+            wait: seconds to wait until another call has done with it; blocks the thread.
 
         Raises:
             ValueError: it is in use.
         """
-        if not self._busy.acquire(blocking=False):
+        if not self._busy.acquire(timeout=wait) if wait else not self._busy.acquire(blocking=False):
             raise ValueError(f"{self.path!r} is being read or written by another call; wait for it to end")
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._busy.release()
+        try:
+            yield self
+        finally:
+            self._busy.release()
 
     def fail(self) -> None:
         """Drop what was written; the file will not be published."""
@@ -73,6 +84,7 @@ class OpenFile:
             try:
                 if publish and not self._failed:
                     self._writer.publish()
+                    self._published = True
             finally:
                 self._writer.discard()
 
@@ -117,17 +129,14 @@ class FileTable:
                 return None
         raise ValueError(f"no file with descriptor {key}: it belongs to another driver or session")
 
-    def remove(self, descriptor: UUID | str) -> OpenFile | None:
-        """Forget an open file and return it; None if it was closed before."""
-        file = self.find(descriptor)
-        if file is not None:
-            key = UUID(str(descriptor))
-            with self._lock:
-                self._open.pop(key, None)
+    def remove(self, descriptor: UUID | str) -> None:
+        """Take an open file for closed."""
+        key = UUID(str(descriptor))
+        with self._lock:
+            if self._open.pop(key, None) is not None:
                 self._closed[key] = None
-                while len(self._closed) > MAX_CLOSED_FILES:
-                    self._closed.popitem(last=False)
-        return file
+            while len(self._closed) > MAX_CLOSED_FILES:
+                self._closed.popitem(last=False)
 
     def drain(self) -> list[OpenFile]:
         """Forget all open files and return them."""

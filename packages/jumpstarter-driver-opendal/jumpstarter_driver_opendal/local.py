@@ -35,9 +35,9 @@ class LocalReader:
         mode = os.fstat(self._fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             os.close(self._fd)
-            raise (IsADirectoryError if stat.S_ISDIR(mode) else OSError)(
-                errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "not a regular file", path
-            )
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, "is a directory", path)
+            raise OSError(errno.EINVAL, "not a regular file", path)
 
     @property
     def size(self) -> int:

@@ -10,6 +10,7 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from jumpstarter.common.exceptions import ConfigurationError
@@ -43,6 +44,14 @@ _ERRNO = {
 }
 
 
+@cache
+def _library_errors() -> tuple[type[Exception], ...]:
+    """The library's exceptions, which have no base class of their own."""
+    from opendal import exceptions
+
+    return tuple(each for each in vars(exceptions).values() if isinstance(each, type) and issubclass(each, Exception))
+
+
 def reason_of(error: Exception) -> str:
     """What an error of the library says, in one line: without its context and without the query of URLs, which may
     hold credentials."""
@@ -58,11 +67,9 @@ def reason_of(error: Exception) -> str:
 @contextmanager
 def readable_errors(scheme: str, path: str) -> Iterator[None]:
     """Turn errors of the library into Python's own, with one readable line."""
-    from opendal import exceptions
-
     try:
         yield
-    except exceptions.Error as error:
+    except _library_errors() as error:
         name, reason = type(error).__name__, reason_of(error)
         if name in _CODES:
             kind = _CODES[name]
@@ -90,7 +97,7 @@ def make_operator(scheme: str, kwargs: dict[str, str]) -> Operator:
             f"storage scheme {scheme!r} is not available: the installed opendal library has no such service. "
             "Check the spelling of 'scheme' (fs, memory, http, s3, gcs, azblob, webdav, ...)"
         ) from error
-    except exceptions.Error as error:
+    except _library_errors() as error:
         raise ConfigurationError(
             f"storage scheme {scheme!r}: {reason_of(error)}. Check 'kwargs' in the exporter config"
         ) from error
@@ -133,7 +140,9 @@ class RemoteWriter:
         self._path = path
         self._file: Any
         capability = storage.operator.capability()
-        options = {"chunk": max(PART_SIZE, capability.write_multi_min_size or 0)} if capability.write_can_multi else {}
+        options: dict[str, Any] = {}
+        if capability.write_can_multi:
+            options["chunk"] = max(PART_SIZE, capability.write_multi_min_size or 0)
         with storage.errors(path):
             self._file = storage.operator.open(path, "wb", **options)
 

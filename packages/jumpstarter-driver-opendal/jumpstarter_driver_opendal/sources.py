@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, Protocol
 
-from anyio import BrokenResourceError, EndOfStream
+from anyio import BrokenResourceError, EndOfStream, wait_readable
 from anyio.abc import ObjectStream
 
-from .transfer import ReadAhead, WriteBehind
+from .transfer import CHUNK_SIZE, ReadAhead, WriteBehind
 
-__all__ = ["BytesIOStream", "SinkStream", "SourceStream"]
+__all__ = ["BytesIOStream", "PipeStream", "SinkStream", "SourceStream"]
 
 
 class Source(Protocol):
@@ -74,6 +75,31 @@ class SourceStream(ObjectStream[bytes]):
 
         total = float(self._total)
         return {ProgressAttribute.total: lambda: total}
+
+
+class PipeStream(SourceStream):
+    """Streams what comes through a pipe, a terminal or a socket, which may take for ever: no thread waits for it.
+
+    Args:
+        fd: its file descriptor; it is not closed.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(BytesIO())
+        self._fd = fd
+
+    async def receive(self) -> bytes:
+        """The next chunk; raises `BrokenResourceError` when reading fails, see `failure`."""
+        try:
+            await wait_readable(self._fd)
+            chunk = os.read(self._fd, CHUNK_SIZE)
+        except OSError as error:
+            self.failure = error
+            raise BrokenResourceError from error
+        if not chunk:
+            raise EndOfStream
+        self.sent += len(chunk)
+        return chunk
 
 
 class SinkStream(ObjectStream[bytes]):

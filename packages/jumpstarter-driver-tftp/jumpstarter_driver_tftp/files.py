@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from anyio import to_thread
-
 from jumpstarter_driver_opendal.paths import OutsideRoot, confine, is_partial
 
 __all__ = ["Directory", "FileStat", "ReadableFile", "ReadableTree", "size_of"]

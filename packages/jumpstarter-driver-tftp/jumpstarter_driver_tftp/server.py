@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Awaitable
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus, UDPSocket
@@ -302,13 +302,16 @@ class TftpServerProtocol:
             if not info.mode.is_file():
                 raise FileNotFoundError
         except PermissionError:
-            return self._refuse(filename, addr, TftpErrorCode.ACCESS_VIOLATION, "access denied")
+            self._refuse(filename, addr, TftpErrorCode.ACCESS_VIOLATION, "access denied")
+            return None
         except Exception as error:
             if not _means_missing(error):
                 raise
             if absolute:
-                return self._refuse(filename, addr, TftpErrorCode.ACCESS_VIOLATION, "not in the served directory")
-            return self._refuse(filename, addr, TftpErrorCode.FILE_NOT_FOUND, "file not found")
+                self._refuse(filename, addr, TftpErrorCode.ACCESS_VIOLATION, "not in the served directory")
+            else:
+                self._refuse(filename, addr, TftpErrorCode.FILE_NOT_FOUND, "file not found")
+            return None
         return str(path)
 
     def _refuse(self, filename: str, peer: Address, code: TftpErrorCode, text: str) -> None:
@@ -341,7 +344,8 @@ class TftpReadTransfer(TftpTransfer):
         Raises:
             OSError: the file or the socket failed.
         """
-        family = socket.AF_INET6 if ":" in self.local else socket.AF_INET
+        family: Literal[socket.AddressFamily.AF_INET, socket.AddressFamily.AF_INET6]
+        family = socket.AddressFamily.AF_INET6 if ":" in self.local else socket.AddressFamily.AF_INET
         with self._scope:
             async with (
                 opened(self.server.operator, path) as file,

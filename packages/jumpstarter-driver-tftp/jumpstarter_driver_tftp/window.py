@@ -1,4 +1,4 @@
-"""The sending side of a TFTP transfer without its socket: cuts a file into blocks and keeps those not yet acknowledged."""
+"""The sending side of a TFTP transfer without its socket: cuts a file into blocks and keeps those still unconfirmed."""
 
 from __future__ import annotations
 
