@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -77,7 +78,12 @@ def measure(command: list[Any], **env: str) -> dict[str, float]:
 def serving(command: list[Any]) -> Iterator[subprocess.Popen[str]]:
     """A process that prints a first line when it is ready and ends with its input."""
     process = subprocess.Popen(
-        [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True
+        [str(part) for part in command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        text=True,
     )
     try:
         assert process.stdout is not None
@@ -378,13 +384,13 @@ def upload(published: Path | None, folder: Path) -> Iterator[Row]:
 def flash(published: Path | None, folder: Path) -> Iterator[Row]:
     """Compressed images that the exporter unpacks."""
     image = folder / "plain"
-    line = b"".join(
-        f"{number:08d} some text that packs well, and a little noise ".encode() + os.urandom(24)
-        for number in range(2000)
-    )
+    random = Random(1)
+    words = [random.randbytes(random.randint(3, 9)).hex().encode() for _ in range(4000)]
     with image.open("wb") as file:
+        # Like an image of a root file system: text and code that pack to a third, packed files that don't pack.
         while file.tell() < 96 << 20:
-            file.write(line)
+            file.write(b" ".join(random.choices(words, k=40000)))
+            file.write(random.randbytes(100_000))
     for encoding, tool in (("gzip", "gzip"), ("xz", "xz"), ("zstd", "zstd")):
         if shutil.which(tool) is None:
             continue

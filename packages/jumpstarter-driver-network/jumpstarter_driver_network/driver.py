@@ -13,6 +13,8 @@ import anyio
 from anyio.abc import ObjectStream, SocketAttribute, SocketStream
 from jumpstarter.driver import Driver, export, exportstream
 from jumpstarter.streams.common import copy_stream, create_memory_stream
+from jumpstarter.streams.sockets import connect_tcp
+from jumpstarter.streams.unix import connect_unix
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -80,11 +82,6 @@ async def opened(what: str, timeout: float, connect: Callable[..., Awaitable[T]]
         raise TimeoutError(f"no answer from {what} within {timeout:g} s") from None
     except OSError as error:
         raise ConnectionError(f"can't connect to {what}: {reason(error)}") from error
-
-
-async def connect_tcp(host: str, port: int) -> SocketStream:
-    """Connect to the first address of `host` that answers, trying the next one after a quarter of a second."""
-    return await anyio.connect_tcp(host, port)
 
 
 def reason(error: BaseException) -> str:
@@ -200,7 +197,7 @@ class UnixNetwork(NetworkInterface, Driver):
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[SocketStream, None]:
         """Open a connection to the socket."""
-        stream = await opened(f"Unix socket {self.path}", self.connect_timeout, anyio.connect_unix, self.path)
+        stream = await opened(f"Unix socket {self.path}", self.connect_timeout, connect_unix, self.path)
         async with stream:
             yield stream
 
@@ -281,7 +278,7 @@ class DbusNetwork(NetworkInterface, Driver):
             what = f"the {self.kind} bus at {address}"
             try:
                 if isinstance(target, str):
-                    return await opened(what, self.connect_timeout, anyio.connect_unix, target)
+                    return await opened(what, self.connect_timeout, connect_unix, target)
                 return await opened(what, self.connect_timeout, connect_tcp, *target)
             except (ConnectionError, TimeoutError) as error:
                 failures.append(str(error))

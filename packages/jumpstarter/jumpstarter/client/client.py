@@ -23,6 +23,7 @@ from jumpstarter.common.exceptions import (
 )
 from jumpstarter.common.importlib import import_class
 from jumpstarter.common.metadata import CLIENT_LABEL, NAME_LABEL
+from jumpstarter.streams.direct import available as direct_streams_available
 
 from .base import DriverClient, StubDriverClient
 from .core import DriverError
@@ -90,9 +91,11 @@ async def client_from_path(
     address = str(path)
     interceptors = None
     blocking: partial[grpc.Channel] | None = None
+    direct = None
     if not _is_tcp_address(address):
         channel = grpc.aio.insecure_channel(f"unix://{address}", options=_options(grpc_options))
         if not leased:
+            direct = address if direct_streams_available(address) else None
             blocking = partial(
                 grpc.insecure_channel, f"unix://{address}", options=[*_options(grpc_options), *BLOCKING_OPTIONS]
             )
@@ -106,7 +109,7 @@ async def client_from_path(
         else:
             channel = await _secure_channel(address, tls_config, grpc_options, interceptors)
     async with channel:
-        stub = MultipathExporterStub([channel], blocking_channel=blocking)
+        stub = MultipathExporterStub([channel], blocking_channel=blocking, direct_path=direct)
         try:
             try:
                 client = await _client_from_stub(stub, portal, stack, allow, unsafe)

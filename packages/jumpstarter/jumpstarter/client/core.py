@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -21,9 +21,9 @@ from jumpstarter.common.metadata import Metadata
 from jumpstarter.common.serde import decode_value, write_value
 
 if TYPE_CHECKING:
-
     from jumpstarter.client.status_monitor import StatusMonitor
     from jumpstarter.streams.metadata import MetadataStream
+    from jumpstarter.streams.direct import DirectStream
     from jumpstarter.streams.router import RouterStream
 
 LOG_RECONNECTS = 10
@@ -157,28 +157,24 @@ class AsyncDriverClient(Metadata):
 
     @asynccontextmanager
     async def _open(self, request: dict[str, Any]) -> AsyncGenerator[MetadataStream, None]:
-        from jumpstarter.streams.metadata import MetadataStream
-        from jumpstarter.streams.router import CLOSE_KEY, RouterStream
+        from .opening import open_by_call, open_directly
 
-        context = self.stub.Stream(metadata=(("request", json.dumps(request, separators=(",", ":"))),))
-        try:
+        if (direct := getattr(self.stub, "direct_path", None)) is not None:
+            opened = open_directly(direct, request)
+        else:
+            opened = open_by_call(self.stub, request)
+        name = request.get("method", "resource")
+        async with AsyncExitStack() as stack:
             try:
                 with fail_after(OPEN_TIMEOUT):
-                    metadata = {key: value for key, value in await context.initial_metadata()}  # noqa: C416
-                    graceful = metadata.pop(CLOSE_KEY, None) is not None
-                    if not (graceful or metadata):
-                        await _check_opened(context)
+                    stream = await stack.enter_async_context(opened)
             except grpc.aio.AioRpcError as error:
                 raise_for_stream(error)
             except TimeoutError:
                 raise DriverError(
-                    f"the exporter did not open the stream {request.get('method', 'resource')!r} "
-                    f"within {OPEN_TIMEOUT:.0f} s"
+                    f"the exporter did not open the stream {name!r} within {OPEN_TIMEOUT:.0f} s"
                 ) from None
-            async with RouterStream(context=context, graceful=graceful) as stream:
-                yield MetadataStream(stream=stream, metadata=metadata)
-        finally:
-            context.cancel()
+            yield stream
 
     @asynccontextmanager
     async def resource_async(
@@ -209,7 +205,7 @@ class AsyncDriverClient(Metadata):
                     stream = compress_stream(stream, Compression(content_encoding))
                     handle.pop("x_jmp_content_encoding", None)
             # A cancelled call, unlike one that ends, tells the exporter that it has not got, or given, everything.
-            cancel = cast("RouterStream", remote.stream).context.cancel
+            cancel = cast("RouterStream | DirectStream", remote.stream).abort
             async with forward_stream(_Strict(ProgressStream(stream=stream), cancel), remote):
                 try:
                     yield handle
@@ -418,22 +414,6 @@ class _Strict(ObjectStream[bytes]):
         except Exception:
             self._cancel()
             raise
-
-
-async def _check_opened(context: Any) -> None:
-    """Raise the error of a call that ended instead of opening a stream.
-
-    Sessions other than ours send no metadata for most streams, and a failed call has none either; the
-    status of a failed one is there at once or in the next rounds of the event loop.
-    """
-    from anyio import move_on_after
-
-    with move_on_after(0.02):
-        code = await context.code()
-        if code is not grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(
-                code, await context.initial_metadata(), await context.trailing_metadata(), await context.details()
-            )
 
 
 __all__ = [

@@ -21,17 +21,25 @@ class _SessionStub(jumpstarter_pb2_grpc.ExporterServiceStub, router_pb2_grpc.Rou
 class MultipathExporterStub:
     """The rpcs of a session over the first of several channels that is connected, else the last one."""
 
-    def __init__(self, channels: Sequence[Any], *, blocking_channel: Callable[[], grpc.Channel] | None = None) -> None:
+    def __init__(
+        self,
+        channels: Sequence[Any],
+        *,
+        blocking_channel: Callable[[], grpc.Channel] | None = None,
+        direct_path: str | None = None,
+    ) -> None:
         """
         Args:
             channels: asynchronous channels, the preferred one first.
             blocking_channel: opens a channel for calls that block the calling thread instead of
                 passing through the event loop; the owner of the stub closes it by `close`.
+            direct_path: the session's socket, where it offers streams beside gRPC.
         """
         self.channels = list(channels)
         self._stubs = [_SessionStub(channel) for channel in self.channels]
         self._ready: _SessionStub | None = self._stubs[0] if len(self._stubs) == 1 else None
         self._open_blocking = blocking_channel
+        self.direct_path = direct_path
 
     def _select(self) -> _SessionStub:
         if self._ready is not None:

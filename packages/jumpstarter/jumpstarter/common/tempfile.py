@@ -18,6 +18,7 @@ import anyio
 from anyio.abc import AnyByteStream, Listener, SocketAttribute
 from anyio.streams.stapled import MultiListener
 
+from ..streams.sockets import SocketByteListener
 from ..streams.unix import create_unix_listener
 from .exceptions import ConfigurationError
 
@@ -121,7 +122,13 @@ async def TemporaryTcpListener(
         message = f"can't listen on {local_host} port {local_port}: {error.strerror or error}"
         raise OSError(error.errno, message) from error
     address: Any = multi.listeners[0].extra(SocketAttribute.local_address)
-    async with _serving(list(multi.listeners), handler, f"{address[0]}:{address[1]}"):
+    # Connections as plain sockets, which can be forwarded without a transport in between.
+    listeners: list[Listener[Any]] = [
+        SocketByteListener(socket.socket(fileno=os.dup(each.extra(SocketAttribute.raw_socket).fileno())))
+        for each in multi.listeners
+    ]
+    await multi.aclose()
+    async with _serving(listeners, handler, f"{address[0]}:{address[1]}"):
         yield address
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +24,15 @@ from jumpstarter.common.metadata import Metadata
 from jumpstarter.common.streams import StreamRequestMetadata
 from jumpstarter.common.tempfile import TemporarySocket
 from jumpstarter.driver.dispatch import abort_with, details_of, status_of, thread_limiter
+from jumpstarter.exporter.direct import serve_direct
 from jumpstarter.exporter.logging import LogBuffer, LogHandler, current_session
 from jumpstarter.streams.common import forward_stream
 from jumpstarter.streams.metadata import MetadataStreamAttributes
 from jumpstarter.streams.router import CLOSE_KEY, RouterStream
 
 if TYPE_CHECKING:
+    from anyio.abc import ObjectStream
+
     from jumpstarter.driver import Driver
     from jumpstarter.exporter.lease_context import LeaseContext
 
@@ -179,7 +182,12 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
             for port in ports:
                 server.add_insecure_port(port)
 
-        async with self._serve(bind):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._serve(bind))
+            for port in ports:
+                if port.startswith("unix:"):
+                    path = Path(port.removeprefix("unix:").removeprefix("//"))
+                    await stack.enter_async_context(serve_direct(self, path))
             yield
 
     @asynccontextmanager
@@ -312,21 +320,39 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
 
     async def Stream(self, request_iterator: Any, context: Any) -> None:
         """Open the stream that the metadata name and forward both directions until they end."""
+
+        async def accept(stream: ObjectStream[bytes], metadata: dict[str, str]) -> ObjectStream[bytes]:
+            await context.send_initial_metadata(tuple((metadata | {CLOSE_KEY: "1"}).items()))
+            return RouterStream(context=context)
+
+        await self.serve_stream(dict(context.invocation_metadata()), context, accept)
+
+    async def serve_stream(
+        self,
+        metadata: dict[str, Any],
+        context: Any,
+        accept: Callable[[ObjectStream[bytes], dict[str, str]], Awaitable[ObjectStream[bytes]]],
+    ) -> None:
+        """Open a stream and forward both directions until they end.
+
+        Args:
+            metadata: has the member `request`, JSON text that says which stream.
+            context: its `abort` ends the stream with a status, by raising.
+            accept: called with the open stream and its metadata; tells the client and returns its end.
+        """
         self._enter_call()
         try:
-            request = StreamRequestMetadata(**dict(context.invocation_metadata())).request
-        except ValidationError as error:
-            await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"the stream request is malformed: {error.errors()[0]['msg']}"
-            )
+            request = StreamRequestMetadata(**metadata).request
+        except (ValidationError, TypeError) as error:
+            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the stream request is malformed: {problem}")
         driver = await self._admit(str(request.uuid), context)
         opened = False
         try:
             async with driver.Stream(request, context) as stream:
-                metadata = dict(stream.extra(MetadataStreamAttributes.metadata, {}))
                 opened = True
-                await context.send_initial_metadata(tuple((metadata | {CLOSE_KEY: "1"}).items()))
-                async with forward_stream(RouterStream(context=context), stream):
+                remote = await accept(stream, dict(stream.extra(MetadataStreamAttributes.metadata, {})))
+                async with forward_stream(remote, stream):
                     pass
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 (drivers of any kind)
             failure = _only(error)

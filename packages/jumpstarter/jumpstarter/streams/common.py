@@ -21,6 +21,8 @@ from anyio import (
 from anyio.abc import AnyByteStream, ByteReceiveStream, ObjectStream
 from anyio.lowlevel import checkpoint
 
+from .pump import PumpAttribute, pump
+
 logger = logging.getLogger(__name__)
 
 CHUNK_SIZE = 1 << 20
@@ -113,7 +115,11 @@ async def forward_stream(a: AnyByteStream, b: AnyByteStream) -> AsyncGenerator[N
                 pumps.cancel()
 
         async def both() -> None:
+            sockets = [stream.extra(PumpAttribute.socket, None) for stream in (a, b)]
             with pumps:
+                if None not in sockets:
+                    await pump(*sockets)
+                    return
                 async with create_task_group() as inner:
                     inner.start_soon(direction, a, b)
                     inner.start_soon(direction, b, a)

@@ -120,6 +120,11 @@ class RouterStream(ObjectStream[bytes]):
         except _GONE:
             pass
 
+    def abort(self) -> None:
+        """Cancel the call, which tells the other end that this one has not got, or given, everything."""
+        if self._calling:
+            self.context.cancel()
+
     async def aclose(self) -> None:
         """Close the stream; everything that was sent before reaches the other end."""
         if self._closed:

@@ -13,12 +13,13 @@ from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, fail_af
 from anyio.abc import SocketAttribute
 
 from jumpstarter.common.tempfile import TemporarySocket
-from jumpstarter.streams.unix import UnixStream, connect_unix, create_unix_listener
+from jumpstarter.streams.sockets import SocketByteStream
+from jumpstarter.streams.unix import connect_unix, create_unix_listener
 
 
-def pair() -> tuple[UnixStream, UnixStream]:
+def pair() -> tuple[SocketByteStream, SocketByteStream]:
     a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    return UnixStream(a), UnixStream(b)
+    return SocketByteStream(a), SocketByteStream(b)
 
 
 async def test_large_payloads_arrive_whole_through_back_pressure() -> None:
@@ -100,7 +101,7 @@ async def test_cancelling_a_reader_while_data_arrives_leaves_the_event_loop_quie
 async def test_connections_are_queued_until_they_are_accepted() -> None:
     with TemporarySocket() as path, fail_after(5):
         async with await create_unix_listener(path, backlog=1) as listener:
-            clients: list[UnixStream] = []
+            clients: list[SocketByteStream] = []
 
             async def connect() -> None:
                 clients.append(await connect_unix(path))
