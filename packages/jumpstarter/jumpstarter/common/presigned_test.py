@@ -11,6 +11,7 @@ import anyio
 import pytest
 from aiohttp import web
 from anyio import BrokenResourceError, EndOfStream, fail_after
+from jumpstarter_testbench.daemons import S3Server
 
 from jumpstarter.common import presigned
 from jumpstarter.common.presigned import presigned_stream, redacted
@@ -304,6 +305,33 @@ async def test_headers_can_not_smuggle_others(server: Server) -> None:
     with pytest.raises(RuntimeError, match=r"GET .* failed"):
         await download(get(f"{server.url}/file", **{"X-A": "b\r\nX-C: d"}))
     assert not server.requests
+
+
+def presign(server: S3Server, operation: str, bucket: str, key: str) -> str:
+    """The URL that a user gets from Amazon's own tools."""
+    import boto3
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.url,
+        region_name=server.region,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+    )
+    return str(client.generate_presigned_url(operation, Params={"Bucket": bucket, "Key": key}))
+
+
+async def test_an_object_of_s3_is_written_and_read_back(s3: S3Server) -> None:
+    s3.create_bucket("images")
+    await upload(put(presign(s3, "put_object", "images", "disk one.img")), BODY[:1000], BODY[1000:])
+    assert await download(get(presign(s3, "get_object", "images", "disk one.img"))) == BODY
+
+
+async def test_a_missing_object_of_s3_is_an_error(s3: S3Server) -> None:
+    s3.create_bucket("images")
+    with pytest.raises(RuntimeError, match=r"GET http://.*/images/absent\?<redacted> failed: .* 404") as caught:
+        await download(get(presign(s3, "get_object", "images", "absent")))
+    assert "Signature" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"])
