@@ -1,0 +1,111 @@
+"""The documentation says what the code does: every key, reason word and variable is there, and none that is not."""
+
+import re
+from pathlib import Path
+
+import pytest
+from jumpstarter.common import exceptions
+from jumpstarter.config import env, environment
+from jumpstarter.config.exporter import (
+    ExporterConfigV1Alpha1,
+    ExporterConfigV1Alpha1DriverInstanceBase,
+    ExporterConfigV1Alpha1DriverInstanceProxy,
+    FailureDetectionConfigV1Alpha1,
+    HookConfigV1Alpha1,
+    HookInstanceConfigV1Alpha1,
+)
+from jumpstarter_cli_common import exceptions as failures
+from pydantic import BaseModel
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+LINK = re.compile(r"\]\(([^)#]+\.(?:md|py|yaml|toml))(?:#[\w-]+)?\)")
+
+
+def words(page: str) -> set[str]:
+    """What stands between backquotes on a page of the reference."""
+    return set(re.findall(r"`([^`\n]+)`", (HERE / "reference" / page).read_text()))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ExporterConfigV1Alpha1,
+        ExporterConfigV1Alpha1DriverInstanceBase,
+        ExporterConfigV1Alpha1DriverInstanceProxy,
+        FailureDetectionConfigV1Alpha1,
+        HookConfigV1Alpha1,
+        HookInstanceConfigV1Alpha1,
+    ],
+)
+def test_every_key_of_an_exporter_config_is_in_the_reference(model: type[BaseModel]):
+    keys = {field.alias or name for name, field in model.model_fields.items() if not field.exclude}
+    documented = {part for word in words("exporter-config.md") for part in (word, *word.split("."))}
+
+    assert keys <= documented
+
+
+def test_every_variable_that_sets_a_member_of_a_config_is_in_the_reference():
+    variables = {setting.variable for setting in (*environment.CLIENT, *environment.EXPORTER)}
+
+    assert variables <= words("environment.md")
+
+
+def test_every_variable_of_the_reference_is_known_to_the_code():
+    known = {value for name, value in vars(env).items() if name.isupper()}
+    known |= {setting.variable for setting in (*environment.CLIENT, *environment.EXPORTER)}
+    documented = {word for word in words("environment.md") if re.fullmatch(r"(JMP|JUMPSTARTER)_[A-Z_]+", word)}
+
+    assert documented <= known
+
+
+def test_every_reason_of_a_failure_is_in_the_reference():
+    source = Path(failures.__file__).read_text()
+    reasons = set(failures._CLASS_REASONS.values()) | {entry[0] for entry in failures._GRPC_FAILURES.values()}
+    reasons |= set(re.findall(r'(?:Failure\(\s*|reason=)"([a-z-]+)"', source))
+
+    assert reasons <= words("errors.md")
+
+
+def test_every_public_error_class_is_in_the_reference():
+    names = set(exceptions.__all__) - {"JumpstarterException"}
+
+    assert names <= {word.rpartition(".")[2] for word in words("errors.md")}
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md"))], ids=lambda p: str(p.parent.name)
+)
+def test_links_between_files_of_the_repository_lead_somewhere(page: Path):
+    missing = [
+        link for link in LINK.findall(page.read_text()) if "://" not in link and not (page.parent / link).exists()
+    ]
+
+    assert missing == []
+
+
+def test_the_example_config_of_the_reference_is_valid(tmp_path):
+    text = (HERE / "reference" / "exporter-config.md").read_text()
+    example = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert example is not None
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n")
+    path = tmp_path / "example.yaml"
+    path.write_text(example[1].replace("/etc/jumpstarter/ca.pem", str(tmp_path / "ca.pem")))
+
+    config = ExporterConfigV1Alpha1.load_path(path)
+
+    assert set(config.export) == {"power", "board", "serial"}
+    assert config.hooks.before_lease is not None
+    assert config.hooks.before_lease.on_failure == "endLease"
+
+
+def test_the_first_config_of_the_first_steps_makes_its_drivers(tmp_path):
+    text = (HERE / "first-steps.md").read_text()
+    example = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert example is not None
+    path = tmp_path / "first.yaml"
+    path.write_text(example[1])
+
+    root = ExporterConfigV1Alpha1.load_path(path).instantiate()
+
+    assert set(root.children) == {"power", "tools"}
