@@ -1,0 +1,102 @@
+"""What a user sees of ./dev."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from devtasks import demo, suite
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def dev(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(ROOT / "dev"), *arguments],
+        env={"PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_alone_it_lists_what_it_can_do():
+    finished = dev()
+
+    assert finished.returncode == 0
+    for task in ("demo", "test", "lint", "types", "docs", "bench", "setup", "lock", "clean"):
+        assert f"\n  {task} " in finished.stdout
+
+
+def test_an_unknown_task_is_wrong_usage():
+    finished = dev("no-such-task")
+
+    assert finished.returncode == 2
+    assert "no-such-task" in finished.stderr
+
+
+def test_without_any_python_it_says_what_to_install(tmp_path):
+    for name in ("dirname", "sh"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+
+    finished = dev(PATH=str(tmp_path))
+
+    assert finished.returncode == 1
+    assert "no Python 3.11 or newer found" in finished.stderr
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """What the task would run, without running it."""
+    seen: list[list[str]] = []
+    for module in (suite, demo):
+        monkeypatch.setattr(module, "setup", lambda: None)
+        monkeypatch.setattr(module, "run", lambda command, **_: seen.append([str(part) for part in command]))
+        monkeypatch.setattr(module.debian, "provide", lambda *tiers, required=False: None)
+    return seen
+
+
+def test_the_everyday_tests_leave_out_the_slow_and_the_interop_ones(commands):
+    suite.task_test(["packages/jumpstarter"])
+
+    assert commands[0][1:] == ["-m", "pytest", "-m", "not slow and not interop", "packages/jumpstarter"]
+
+
+@pytest.mark.parametrize("arguments", [["--all"], ["-m", "daemon"]])
+def test_all_tests_or_those_of_a_mark_run_on_request(commands, arguments):
+    suite.task_test(arguments)
+
+    assert "not slow and not interop" not in commands[0]
+    assert "--all" not in commands[0]
+
+
+def test_all_tests_run_where_real_components_are_required(commands, monkeypatch):
+    monkeypatch.setenv("JMP_REQUIRE_REAL", "1")
+
+    suite.task_test([])
+
+    assert commands[0][1:] == ["-m", "pytest"]
+
+
+def test_the_demo_hands_the_scenario_its_folder_and_its_options(commands, monkeypatch, tmp_path):
+    scenario = tmp_path / "demo.py"
+    scenario.touch()
+    monkeypatch.setattr(demo, "SCENARIO", scenario)
+    target = tmp_path / "my artifacts"
+
+    demo.task_demo(["--artifacts", str(target), "--board", "arm"])
+
+    assert commands[0][1:] == [str(scenario), "--artifacts", str(target), "--board", "arm"]
+    assert target.is_dir()
+
+
+def test_files_in_a_folder_of_the_users_choice_are_not_removed(commands, monkeypatch, tmp_path):
+    scenario = tmp_path / "demo.py"
+    scenario.touch()
+    monkeypatch.setattr(demo, "SCENARIO", scenario)
+    kept = tmp_path / "kept"
+    kept.write_text("mine")
+
+    demo.task_demo(["--artifacts", str(tmp_path)])
+
+    assert kept.read_text() == "mine"
