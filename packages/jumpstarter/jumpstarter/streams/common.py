@@ -16,6 +16,7 @@ from anyio import (
     ClosedResourceError,
     EndOfStream,
     Event,
+    WouldBlock,
     create_task_group,
 )
 from anyio.abc import AnyByteStream, ByteReceiveStream, ObjectStream
@@ -180,6 +181,14 @@ class MemoryStream(ObjectStream[bytes]):
         """
         return await self._incoming.get()
 
+    def receive_nowait(self) -> bytes:
+        """Return the next chunk if it is there already.
+
+        Raises:
+            WouldBlock: it is not, or there will be none.
+        """
+        return self._incoming.get_nowait()
+
     async def send_eof(self) -> None:
         """Say that nothing more will be sent."""
         self._outgoing.finish()
@@ -237,6 +246,11 @@ class _Pipe:
                 raise EndOfStream
             self._readable = self._readable or Event()
             await self._readable.wait()
+        return self.get_nowait()
+
+    def get_nowait(self) -> bytes:
+        if not self._chunks:
+            raise WouldBlock
         chunk = self._chunks.popleft()
         self._size -= len(chunk) or 1
         self._wake_writer()

@@ -7,6 +7,7 @@ from anyio import (
     BrokenResourceError,
     ClosedResourceError,
     EndOfStream,
+    WouldBlock,
     connect_tcp,
     create_task_group,
     create_tcp_listener,
@@ -285,3 +286,16 @@ async def test_an_end_that_both_sides_agree_on_aborts_nothing():
         await near_end.send_eof()
         await far_end.send_eof()
     assert not stream.aborted
+
+
+async def test_what_is_there_is_received_without_waiting():
+    near, far = create_memory_stream()
+    with pytest.raises(WouldBlock):
+        near.receive_nowait()
+    await far.send(b"one")
+    await far.send(b"two")
+    assert near.receive_nowait() == b"one"
+    assert await near.receive() == b"two"
+    await far.aclose()
+    with pytest.raises(WouldBlock):
+        near.receive_nowait()

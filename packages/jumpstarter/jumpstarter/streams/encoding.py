@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
-from anyio import ClosedResourceError, EndOfStream
+from anyio import ClosedResourceError, EndOfStream, WouldBlock
 from anyio.abc import ObjectStream
 from anyio.lowlevel import checkpoint
 
@@ -387,7 +388,17 @@ class CompressedStream(ObjectStream[bytes]):
         self._unpacker = _Unpacker(self._pull, decoder)
 
     async def _pull(self) -> bytes:
-        return await self.stream.receive()
+        """Receive a chunk, and with it the small ones that are there already, as each batch costs a thread switch."""
+        chunk = await self.stream.receive()
+        receive_nowait = getattr(self.stream, "receive_nowait", None)
+        if receive_nowait is None or len(chunk) >= CHUNK_SIZE // 2:
+            return chunk
+        chunks, size = [chunk], len(chunk)
+        with contextlib.suppress(WouldBlock):
+            while size < CHUNK_SIZE:
+                chunks.append(receive_nowait())
+                size += len(chunks[-1])
+        return b"".join(chunks)
 
     async def receive(self) -> bytes:
         """Return the next unpacked chunk.
@@ -436,6 +447,18 @@ class CompressedStream(ObjectStream[bytes]):
             await self._flush()
         finally:
             await self.stream.aclose()
+
+    async def __aexit__(self, *failure: object) -> None:
+        """Close; after an error without the rest, so that an incomplete file can be told from a complete one."""
+        if failure[0] is not None:
+            self._eof_sent = True
+        await self.aclose()
+
+    def abort(self) -> None:
+        """Break off: nothing more is sent, and the inner stream is aborted if it can be."""
+        self._eof_sent = True
+        if (abort := getattr(self.stream, "abort", None)) is not None:
+            abort()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:

@@ -18,6 +18,7 @@ import pytest
 from anyio import ClosedResourceError, EndOfStream, TypedAttributeSet, fail_after, typed_attribute
 from anyio.abc import ObjectStream
 
+from jumpstarter.streams.common import create_memory_stream
 from jumpstarter.streams.encoding import (
     CHUNK_SIZE,
     COMPRESSION_SIGNATURES,
@@ -246,6 +247,47 @@ async def test_the_inner_stream_is_closed_even_when_the_rest_can_not_be_sent() -
     with pytest.raises(anyio.BrokenResourceError):
         await stream.aclose()
     assert wire.closed
+
+
+async def test_after_an_error_the_file_is_recognisably_incomplete() -> None:
+    wire = Wire()
+
+    async def dump() -> None:
+        async with compress_stream(wire, Compression.GZIP) as stream:
+            await stream.send(image(1 << 20))
+            raise KeyError("device")
+
+    with pytest.raises(KeyError):
+        await dump()
+    assert wire.closed
+    with pytest.raises(EOFError):
+        gzip.decompress(b"".join(wire.sent))
+
+
+async def test_breaking_off_sends_nothing_more_and_breaks_off_the_inner_stream() -> None:
+    class Abortable(Wire):
+        def abort(self) -> None:
+            self.sent.append(b"ABORTED")
+
+    for wire in Wire(), Abortable():
+        stream = compress_stream(wire, Compression.XZ)
+        await stream.send(b"data")
+        sent = list(wire.sent)
+        stream.abort()
+        await stream.aclose()
+        assert wire.sent == sent + [b"ABORTED"] * isinstance(wire, Abortable)
+
+
+async def test_chunks_that_are_there_are_unpacked_together() -> None:
+    data = image(4 << 20)
+    near, far = create_memory_stream()
+    stream = compress_stream(near, Compression.GZIP)
+    for piece in pieces(gzip.compress(data), 20_000):
+        await far.send(piece)
+    await far.send_eof()
+    received = [chunk async for chunk in stream]
+    assert b"".join(received) == data
+    assert len(received) <= 8
 
 
 async def test_no_compression_is_the_same_stream() -> None:

@@ -82,6 +82,11 @@ class ProgressStream(ObjectStream[bytes]):
             self._finish(direction)
         await self.stream.aclose()
 
+    def abort(self) -> None:
+        """Break off the inner stream if it can be."""
+        if (abort := getattr(self.stream, "abort", None)) is not None:
+            abort()
+
     def _count(self, direction: str, size: int) -> None:
         meter = self._meters.get(direction)
         if meter is None:

@@ -113,6 +113,17 @@ async def test_two_transfers_share_the_display(monkeypatch: pytest.MonkeyPatch) 
     assert progress._Bar._display is None
 
 
+async def test_breaking_off_reaches_the_inner_stream() -> None:
+    class Abortable(Wire):
+        def abort(self) -> None:
+            self.sent.append(b"ABORTED")
+
+    wire = Abortable()
+    ProgressStream(stream=wire).abort()
+    assert wire.sent == [b"ABORTED"]
+    ProgressStream(stream=Wire()).abort()
+
+
 async def test_lines_are_sampled_by_time(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.INFO)
     now = 100.0
