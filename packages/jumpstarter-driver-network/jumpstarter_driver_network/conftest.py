@@ -61,6 +61,14 @@ class BigBacklogServer(socketserver.ThreadingTCPServer):
     request_queue_size = 512
 
 
+@pytest.fixture(params=["direct", "grpc"])
+def either_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test twice: with streams beside gRPC, as on one machine, and inside it, as through a router."""
+    if request.param == "grpc":
+        monkeypatch.setattr("jumpstarter.client.client.direct_streams_available", lambda _: False)
+    return str(request.param)
+
+
 @pytest.fixture
 def tcp_target() -> Iterator[Callable[..., int]]:
     """Start a TCP server with a handler (echo by default) and return its port."""

@@ -25,6 +25,8 @@ from jumpstarter_driver_network.driver import (
     WebsocketNetwork,
 )
 
+pytestmark = pytest.mark.usefixtures("either_path")
+
 
 def receive_exactly(stream: Any, count: int) -> bytes:
     """Read `count` bytes of a blocking stream."""

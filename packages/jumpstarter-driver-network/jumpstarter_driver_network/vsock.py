@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from anyio.abc import SocketStream
+from jumpstarter.streams.sockets import SocketByteStream
 
 
-async def connect_vsock(cid: int, port: int) -> SocketStream:
+async def connect_vsock(cid: int, port: int) -> SocketByteStream:
     """Connect to `port` of the machine with the context id `cid`.
 
     Raises:
@@ -20,7 +20,7 @@ async def connect_vsock(cid: int, port: int) -> SocketStream:
     try:
         raw.setblocking(False)
         await asyncio.get_running_loop().sock_connect(raw, (cid, port))
-        return await SocketStream.from_socket(raw)
+        return SocketByteStream(raw)
     except BaseException:
         raw.close()
         raise

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
+import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from jumpstarter.common.utils import serve
 from jumpstarter_testbench.process import accepts_unix, running
 from jumpstarter_testbench.requirements import need, program
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from jumpstarter_driver_network.adapters import NovncAdapter
 from jumpstarter_driver_network.driver import EchoNetwork, TcpNetwork, UnixNetwork
@@ -226,22 +225,67 @@ def test_rfb_handshake_with_qemu(qemu_vnc: Path) -> None:
     assert name == "QEMU (testboard)"
 
 
-@pytest.mark.device
-def test_viewer_shows_the_screen_in_a_real_browser(qemu_vnc: Path, tmp_path: Path) -> None:
-    browser = program("chromium")
-    with serve(UnixNetwork(path=str(qemu_vnc))) as client, NovncAdapter(client=client) as url:
-        done = subprocess.run(
-            [
-                *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-                *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-                *(f"--user-data-dir={tmp_path}/profile", "--timeout=8000", "--dump-dom", url),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={**os.environ, "HOME": str(tmp_path)},
-        )
+class Browser:
+    """A real browser with one page, told what to do over its DevTools protocol."""
 
-    assert "Connected to QEMU (testboard)" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "<canvas" in done.stdout
-    assert shutil.which("chromium")
+    def __init__(self, page: ClientConnection) -> None:
+        self._page = page
+        self._number = 0
+
+    def evaluate(self, expression: str) -> Any:
+        """Return what a JavaScript expression is in the page."""
+        self._number += 1
+        parameters = {"expression": expression, "returnByValue": True}
+        self._page.send(json.dumps({"id": self._number, "method": "Runtime.evaluate", "params": parameters}))
+        while (answer := json.loads(self._page.recv(20))).get("id") != self._number:
+            pass
+        return answer["result"]["result"].get("value")
+
+    def wait_for(self, expression: str) -> None:
+        """Wait until an expression is true."""
+        deadline = time.monotonic() + 20
+        while not self.evaluate(expression):
+            assert time.monotonic() < deadline, f"{expression}: {self.evaluate('document.body.innerText')}"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Iterator[Callable[[str], Browser]]:
+    """Open a page in a headless Chromium."""
+    with ExitStack() as stack:
+
+        def open_page(url: str) -> Browser:
+            port_file = tmp_path / "profile" / "DevToolsActivePort"
+            command = [
+                *(program("chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+                *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
+                *(f"--user-data-dir={port_file.parent}", "--remote-debugging-port=0", url),
+            ]
+            log = tmp_path / "browser.log"
+            stack.enter_context(running(command, log=log, ready=lambda: port_file.read_text().count("\n") > 0))
+            pages = json.load(fetch(f"http://127.0.0.1:{port_file.read_text().split()[0]}/json/list"))
+            target = next(page for page in pages if page["type"] == "page")["webSocketDebuggerUrl"]
+            return Browser(stack.enter_context(connect(target, max_size=None)))
+
+        yield open_page
+
+
+@pytest.mark.device
+def test_viewer_shows_the_screen_in_a_real_browser(qemu_vnc: Path, browse: Callable[[str], Browser]) -> None:
+    with serve(UnixNetwork(path=str(qemu_vnc))) as client:
+        with NovncAdapter(client=client) as url:
+            page = browse(url)
+            page.wait_for("document.getElementById('status').innerText == 'Connected to QEMU (testboard)'")
+            page.wait_for("document.querySelector('canvas').width >= 640")
+            assert page.evaluate("document.title") == "QEMU (testboard) - VNC"
+            assert not page.evaluate("document.getElementById('keys').disabled")
+        page.wait_for("document.getElementById('status').dataset.state != 'connected'")
+
+
+@pytest.mark.device
+def test_viewer_disconnects_and_connects_again_by_its_button(qemu_vnc: Path, browse: Callable[[str], Browser]) -> None:
+    with serve(UnixNetwork(path=str(qemu_vnc))) as client, NovncAdapter(client=client) as url:
+        page = browse(url)
+        for state in ("connected", "idle", "connected"):
+            page.wait_for(f"document.getElementById('status').dataset.state == '{state}'")
+            page.evaluate("document.getElementById('connect').click()")

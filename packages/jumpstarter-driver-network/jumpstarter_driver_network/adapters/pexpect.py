@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, Event, create_task_group, move_on_after
-from anyio.abc import SocketStream
 from jumpstarter.client import DriverClient
 from jumpstarter.client.adapters import blocking
 from jumpstarter.streams.common import copy_stream
+from jumpstarter.streams.sockets import SocketByteStream
 
 if TYPE_CHECKING:
     from pexpect.fdpexpect import fdspawn
@@ -34,8 +34,7 @@ async def socket_adapter(*, client: DriverClient, method: str = "connect") -> As
     async with client.stream_async(method) as stream:
         near, far = socket.socketpair()
         with near:
-            far.setblocking(False)
-            async with await SocketStream.from_socket(far) as local, create_task_group() as tg:
+            async with SocketByteStream(far) as local, create_task_group() as tg:
                 sent = Event()
 
                 async def outward() -> None:

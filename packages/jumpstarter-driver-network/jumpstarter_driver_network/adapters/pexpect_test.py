@@ -17,6 +17,8 @@ from jumpstarter.common.utils import serve
 from jumpstarter_driver_network.adapters import PexpectAdapter
 from jumpstarter_driver_network.driver import TcpNetwork
 
+pytestmark = pytest.mark.usefixtures("either_path")
+
 
 def shell(conn: socket.socket) -> None:
     """Run a shell with the connection as its terminal line."""

@@ -21,6 +21,8 @@ from jumpstarter_driver_network import udp
 from jumpstarter_driver_network.adapters import TcpPortforwardAdapter, UdpPortforwardAdapter, UnixPortforwardAdapter
 from jumpstarter_driver_network.driver import EchoNetwork, TcpNetwork, UdpNetwork, UnixNetwork
 
+pytestmark = pytest.mark.usefixtures("either_path")
+
 
 @contextmanager
 def connected(address: Any) -> Iterator[socket.socket]:

@@ -33,18 +33,23 @@ function connect() {
   const session = new RFB(element("screen"), address(), { wsProtocols: ["binary"] });
   rfb = session;
   let reason = "";
+  let name = "";
   show("Connecting…", "idle");
   session.scaleViewport = flag("scale", true);
   session.viewOnly = flag("view_only", false);
   session.addEventListener("connect", () => {
-    show("Connected", "connected");
+    show(name ? `Connected to ${name}` : "Connected", "connected");
     element("keys").disabled = element("paste").disabled = session.viewOnly;
     element("connect").textContent = "Disconnect";
     session.focus();
   });
   session.addEventListener("desktopname", (event) => {
-    document.title = `${event.detail.name} – VNC`;
-    show(`Connected to ${event.detail.name}`, "connected");
+    // The first name arrives before the connection counts as made, later ones whenever the server renames itself.
+    name = event.detail.name;
+    document.title = `${name} - VNC`;
+    if (status.dataset.state === "connected") {
+      show(`Connected to ${name}`, "connected");
+    }
   });
   session.addEventListener("credentialsrequired", () => {
     show("The VNC server asks for a login", "idle");
