@@ -87,10 +87,16 @@ async def obeying_signals(child: Child, work: Callable[[], Awaitable[int]]) -> i
                 scope.cancel()
                 return
 
+    failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch, tasks.cancel_scope)
-        result.append(await work())
+        try:
+            result.append(await work())
+        except Exception as error:  # noqa: BLE001 - raised again below, outside of the group that would wrap it
+            failure = error
         tasks.cancel_scope.cancel()
     if received:
         return 128 + received[0]
+    if failure is not None:
+        raise failure
     return result[0]
