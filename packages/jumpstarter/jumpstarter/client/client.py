@@ -30,7 +30,7 @@ from .core import DriverError
 from .stub import MultipathExporterStub
 
 if TYPE_CHECKING:
-    from jumpstarter.config.tls import TLSConfigV1Alpha1
+    from jumpstarter.common.tls import TLSConfigV1Alpha1
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ async def _secure_channel(
     interceptors: Sequence[Any] | None,
 ) -> grpc.aio.Channel:
     from jumpstarter.common.grpc import aio_secure_channel, ssl_channel_credentials
-    from jumpstarter.config.tls import TLSConfigV1Alpha1
+    from jumpstarter.common.tls import TLSConfigV1Alpha1
 
     credentials = await ssl_channel_credentials(address, tls_config or TLSConfigV1Alpha1())
     options = dict(CHANNEL_OPTIONS) | (grpc_options or {})

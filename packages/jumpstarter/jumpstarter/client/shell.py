@@ -100,7 +100,7 @@ def _environment(
     insecure: bool,
     passphrase: str | None,
 ) -> dict[str, str]:
-    from jumpstarter.config.env import (
+    from jumpstarter.common.env import (
         JMP_DRIVERS_ALLOW,
         JMP_EXPORTER,
         JMP_EXPORTER_LABELS,

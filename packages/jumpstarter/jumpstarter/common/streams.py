@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, Json
 if TYPE_CHECKING:
     from anyio.abc import ObjectStream
 
-    from jumpstarter.config.tls import TLSConfigV1Alpha1
+    from jumpstarter.common.tls import TLSConfigV1Alpha1
 
 
 class ResourceStreamRequest(BaseModel):
