@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,7 +51,7 @@ def _add_transfers(base: click.Group, client: OpendalClient) -> None:
         """Store standard input as a file."""
         from .sources import PipeStream, SourceStream
 
-        source = click.get_binary_stream("stdin")
+        source = sys.stdin.buffer
         stream = PipeStream(source.fileno()) if _is_pipe(source) else SourceStream(source)
         with client.open(path, "wb") as file:
             _carry(client, stream, "file_write", file)
@@ -61,7 +62,7 @@ def _add_transfers(base: click.Group, client: OpendalClient) -> None:
         """Write a file to standard output."""
         from .sources import SinkStream
 
-        sink = click.get_binary_stream("stdout")
+        sink = sys.stdout.buffer
         with client.open(path, "rb") as file:
             _carry(client, SinkStream(sink), "file_read", file)
         sink.flush()

@@ -16,8 +16,10 @@ from jumpstarter.client.core import DriverError, DriverInvalidArgument, DriverMe
 from jumpstarter.common.exceptions import ArgumentError, ConfigurationError
 from jumpstarter.common.utils import serve
 
+from .adapter import local_file
 from .driver import Opendal
 from .local import PartialFile
+from .sources import SourceStream
 from .transfer import receive_into
 
 
@@ -290,9 +292,14 @@ def test_a_file_appears_when_it_is_closed_and_not_before(client, root):
 
 def test_an_exception_in_the_block_leaves_the_old_file(client, root):
     client.write_bytes("file", b"old")
-    with pytest.raises(ZeroDivisionError), client.open("file", "wb") as file:
-        file.write_bytes(b"new")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with client.open("file", "wb") as file:
+            file.write_bytes(b"new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert client.read_bytes("file") == b"old"
     assert names(root) == ["file"]
 
@@ -314,12 +321,13 @@ def test_a_source_that_fails_half_way_leaves_nothing_behind(client, root, tmp_pa
                 raise OSError(5, "Input/output error")
             return self.pieces.pop()
 
-    from .sources import SourceStream
-
     stream = SourceStream(Failing())
-    with pytest.raises(DriverError, match="connection to the client ended"), client.open("file", "wb") as file:
-        with client.portal.wrap_async_context_manager(client.resource_async(stream)) as handle:
-            client.call("file_write", file.fd, handle)
+    with (
+        pytest.raises(DriverError, match="connection to the client ended"),
+        client.open("file", "wb") as file,
+        client.portal.wrap_async_context_manager(client.resource_async(stream)) as handle,
+    ):
+        client.call("file_write", file.fd, handle)
     assert isinstance(stream.failure, OSError)
     assert names(root) == []
 
@@ -432,15 +440,13 @@ def test_a_decompression_bomb_is_stopped_at_the_limit(root, tmp_path):
     with gzip.open(bomb, "wb") as file:
         for _ in range(200):
             file.write(bytes(1 << 20))
-    with serve(Opendal(scheme="fs", kwargs={"root": str(root)}, max_size="10MiB")) as client:
-        from .adapter import local_file
-
-        with (
-            pytest.raises(DriverInvalidArgument, match="larger than the 10485760 bytes"),
-            client.open("x", "wb") as file,
-        ):
-            with local_file(client=client, path=bomb, compression="gzip") as handle:
-                client.call("file_write", file.fd, handle)
+    with (
+        serve(Opendal(scheme="fs", kwargs={"root": str(root)}, max_size="10MiB")) as client,
+        pytest.raises(DriverInvalidArgument, match="larger than the 10485760 bytes"),
+        client.open("x", "wb") as file,
+        local_file(client=client, path=bomb, compression="gzip") as handle,
+    ):
+        client.call("file_write", file.fd, handle)
     assert names(root) == []
 
 
