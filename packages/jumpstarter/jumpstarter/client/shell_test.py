@@ -199,6 +199,8 @@ class Terminal:
             path = home / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("echo profile-was-read\n")
+        # Else fish would read all manual pages when it is started for the first time.
+        (home / ".local/share/fish/generated_completions").mkdir(parents=True)
 
     def run(self, code: str, **environment: str) -> pexpect.spawn:
         variables = {**os.environ, "HOME": str(self.home), "TERM": "xterm", "LC_ALL": "C.UTF-8", **environment}
