@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -207,6 +206,8 @@ def hold(command: tuple[str, ...], **values: Any) -> None:
     if not command:
         click.echo(values.get("address") or values["path"])
         wait_for_ever()
+    import subprocess
+
     words = [fill(word, values) for word in command]
     try:
         done = subprocess.run(words, check=False)

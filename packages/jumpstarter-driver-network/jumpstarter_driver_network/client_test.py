@@ -261,7 +261,18 @@ def test_bus_has_the_commands_too(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_client_modules_import_no_heavy_library(module: str) -> None:
-    heavy = ("fabric", "paramiko", "invoke", "pexpect", "aiohttp", "websockets", "wsproto", "rich", "cryptography")
+    heavy = (
+        "fabric",
+        "paramiko",
+        "invoke",
+        "pexpect",
+        "aiohttp",
+        "websockets",
+        "wsproto",
+        "rich",
+        "cryptography",
+        "pydantic",
+    )
     script = f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)

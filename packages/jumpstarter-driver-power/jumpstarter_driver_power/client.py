@@ -7,15 +7,27 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count as numbers
+from typing import TYPE_CHECKING, Any
 
 import click
 from jumpstarter.client import DriverClient
 from jumpstarter.client.core import DriverMethodNotImplemented
 from jumpstarter.client.decorators import driver_click_group
 
-from .common import PowerReading, PowerState
+from .common import PowerState
+
+if TYPE_CHECKING:
+    from .reading import PowerReading
 
 __all__ = ["PowerClient", "PowerReading", "PowerState", "VirtualPowerClient"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PowerReading":
+        from .reading import PowerReading
+
+        return PowerReading
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(kw_only=True)
@@ -85,6 +97,8 @@ class PowerClient(DriverClient):
         Raises:
             DriverMethodNotImplemented: the device measures nothing.
         """
+        from .reading import PowerReading
+
         with closing(self.streamingcall("read")) as values:
             for value in values:
                 yield PowerReading.model_validate(value)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel, Field
+if TYPE_CHECKING:
+    from .reading import PowerReading
+
+__all__ = ["MAX_CYCLE_WAIT", "MIN_OFF_SECONDS", "PowerNotConfirmed", "PowerReading", "PowerState"]
 
 MIN_OFF_SECONDS: Final = 2.0
 """Shortest pause, in seconds, that an interrupted power cycle still makes before it switches on again."""
@@ -22,21 +25,14 @@ class PowerState(StrEnum):
     UNKNOWN = "unknown"
 
 
-class PowerReading(BaseModel):
-    """One measurement of a supply."""
-
-    voltage: float = Field(allow_inf_nan=False)
-    """Volts."""
-    current: float = Field(allow_inf_nan=False)
-    """Amperes."""
-    power: float | None = Field(default=None, allow_inf_nan=False)
-    """Active power in watts, where the device measures it."""
-
-    @property
-    def apparent_power(self) -> float:
-        """Voltage times current, in volt-amperes."""
-        return self.voltage * self.current
-
-
 class PowerNotConfirmed(RuntimeError):
     """The device took a command to switch, but does not report the state that was asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    # Switching a device on needs no readings, so it need not wait for pydantic to be imported.
+    if name == "PowerReading":
+        from .reading import PowerReading
+
+        return PowerReading
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import anyio
 from jumpstarter.driver import Driver, export
 
-from .common import MAX_CYCLE_WAIT, MIN_OFF_SECONDS, PowerNotConfirmed, PowerReading, PowerState
+from .common import MAX_CYCLE_WAIT, MIN_OFF_SECONDS, PowerNotConfirmed, PowerState
+from .reading import PowerReading
 from .uninterrupted import call, uninterrupted
 
 __all__ = [

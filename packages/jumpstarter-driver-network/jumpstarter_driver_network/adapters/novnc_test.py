@@ -254,6 +254,8 @@ def browse(tmp_path: Path) -> Iterator[Callable[[str], Browser]]:
     """Open a page in a headless Chromium."""
     with ExitStack() as stack:
 
+        need("chromium")
+
         def open_page(url: str) -> Browser:
             port_file = tmp_path / "profile" / "DevToolsActivePort"
             command = [
