@@ -64,7 +64,7 @@ class Pipe:
 
     async def _write_output(self, stream: Any) -> None:
         if self._output_file is None:
-            await _copy(stream, click.get_binary_stream("stdout"))
+            await _copy(stream, sys.stdout.buffer)
             return
         file = await to_thread.run_sync(self._open_output, self._output_file)
         with file:
