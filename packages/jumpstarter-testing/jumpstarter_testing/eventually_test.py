@@ -63,7 +63,7 @@ def test_a_condition_that_comes_true_during_the_last_pause_is_seen():
         assert flag.is_set()
         return True
 
-    assert eventually(is_set, timeout=2, interval=60)
+    assert eventually(is_set, timeout=0.5, interval=60)
     timer.join()
 
 

@@ -164,18 +164,65 @@ def test_without_a_client_config_the_way_to_one_is_shown(run_tests):
 
 
 @pytest.mark.parametrize("choice", ["current", "default", "environment"])
-def test_the_device_is_leased_as_the_client_that_jmp_would_take(run_tests, pytester, choice):
-    home = pytester.path / "config"
-    (home / "clients").mkdir(parents=True)
+def test_the_device_is_leased_as_the_client_that_jmp_would_take(leasable_board, run_tests, pytester, choice):
     alias = "default" if choice == "default" else "alice"
-    (home / "clients" / f"{alias}.yaml").write_text(CLIENT)
+    save_client(leasable_board, pytester.path / "config", alias)
     if choice == "current":
-        (home / "config.yaml").write_text(
+        (pytester.path / "config" / "config.yaml").write_text(
             "apiVersion: jumpstarter.dev/v1alpha1\nkind: UserConfig\nconfig: {current-client: alice}\n"
         )
 
-    result = run_tests(SELECTING, **({"JMP_CLIENT": "alice"} if choice == "environment" else {}))
+    result = run_tests(LEASING, **({"JMP_CLIENT": "alice"} if choice == "environment" else {}))
 
-    # Nobody listens on the endpoint of that config, and the error names it.
+    assert result.parseoutcomes() == {"passed": 2}
+
+
+def test_the_lease_of_a_class_is_one_and_is_given_back(leasable_board, run_tests, pytester):
+    save_client(leasable_board, pytester.path / "config", "default")
+    before = set(leasable_board.controller.leases)
+
+    run_tests(LEASING)
+
+    assert len(set(leasable_board.controller.leases) - before) == 1
+    assert leasable_board.controller.active() == []
+
+
+def test_the_lease_is_given_back_when_a_test_fails(leasable_board, run_tests, pytester):
+    save_client(leasable_board, pytester.path / "config", "default")
+
+    result = run_tests(LEASING.replace("client.power.off()", "raise RuntimeError('broken')"))
+
+    assert result.parseoutcomes() == {"passed": 1, "failed": 1}
+    assert leasable_board.controller.active() == []
+
+
+LEASING = """
+    from jumpstarter_testing import JumpstarterTest
+
+    class TestBoard(JumpstarterTest):
+        selector = "board=rpi4"
+
+        def test_on(self, client):
+            client.power.on()
+
+        def test_off(self, client):
+            client.power.off()
+"""
+
+
+def save_client(lab, home, alias):
+    """Write the config of a client who may lease the board."""
+    (home / "clients").mkdir(parents=True)
+    path = home / "clients" / f"{alias}.yaml"
+    config = lab.client()
+    type(config).save(config, path)
+
+
+def test_an_unreachable_controller_is_an_error_that_names_it(run_tests, pytester):
+    (pytester.path / "config" / "clients").mkdir(parents=True)
+    (pytester.path / "config" / "clients" / "default.yaml").write_text(CLIENT)
+
+    result = run_tests(SELECTING)
+
     assert result.parseoutcomes() == {"errors": 1}
     result.stdout.fnmatch_lines(["*127.0.0.1:1*"])
