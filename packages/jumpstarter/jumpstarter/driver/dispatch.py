@@ -19,6 +19,7 @@ from jumpstarter_protocol.jumpstarter.v1.jumpstarter_pb2 import (
     StreamingDriverCallResponse,
 )
 
+from jumpstarter.common.exceptions import JumpstarterException
 from jumpstarter.common.serde import decode_value, write_value
 
 from .decorators import MARKER_DRIVERCALL, MARKER_STREAMING_DRIVERCALL
@@ -176,17 +177,23 @@ async def abort_with(context: Any, driver: Any, request: Any, error: Exception) 
         error = _as_argument_error(driver, request, error)
     logger: logging.Logger = getattr(driver, "logger", None) or logging.getLogger(__name__)
     status = status_of(error)
-    expected = status is not grpc.StatusCode.UNKNOWN
     logger.log(
-        logging.DEBUG if expected else logging.ERROR,
+        _severity(error, status),
         "%s failed: %s: %s",
         request.method,
         type(error).__name__,
         error,
-        exc_info=None if expected else error,
+        exc_info=error if _severity(error, status) is logging.ERROR else None,
     )
     await context.abort(status, details_of(error), ((EXCEPTION_TYPE_KEY, type(error).__name__),))
     raise AssertionError("abort returned")
+
+
+def _severity(error: Exception, status: grpc.StatusCode) -> int:
+    """Return the level to log a failed call with: only what nobody foresaw is an ERROR, and needs its traceback."""
+    if status is not grpc.StatusCode.UNKNOWN:
+        return logging.DEBUG
+    return logging.WARNING if isinstance(error, JumpstarterException | OSError) else logging.ERROR
 
 
 def _as_argument_error(driver: Any, request: Any, error: TypeError) -> Exception:
