@@ -15,7 +15,11 @@ INSTRUCTIONS = {
 }
 
 
-@click.command("completion", epilog="Use it with: " + "; ".join(INSTRUCTIONS.values()))
+@click.command(
+    "completion",
+    short_help="Print a script for completion in a shell.",
+    epilog="Use it with: " + "; ".join(INSTRUCTIONS.values()),
+)
 @click.argument("shell", type=click.Choice(list(INSTRUCTIONS)))
 def completion(shell: str) -> None:
     """Print the script that completes the commands of jmp and j in SHELL.

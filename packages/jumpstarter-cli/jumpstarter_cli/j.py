@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import click
-from jumpstarter.utils.env import env
+from jumpstarter.utils.env import lazy_env
 from jumpstarter_cli_common.entry import report, run
 from jumpstarter_cli_common.exceptions import ClickExceptionRed
 from jumpstarter_cli_common.logs import setup_logging
@@ -60,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
     completing = COMPLETION in os.environ
     setup_logging("CRITICAL" if completing else "INFO")
     try:
-        with terminable(), env() as client:
+        with terminable(), lazy_env() as client:
             return run(root_command(client), args, PROGRAM)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where everything ends
         # Completion has nowhere to show an error: the shell is in the middle of a line.
