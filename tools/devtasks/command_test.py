@@ -1,7 +1,9 @@
 """What a user sees of ./dev."""
 
 import subprocess
+import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -79,24 +81,45 @@ def test_all_tests_run_where_real_components_are_required(commands, monkeypatch)
 
 
 def test_the_demo_hands_the_scenario_its_folder_and_its_options(commands, monkeypatch, tmp_path):
-    scenario = tmp_path / "demo.py"
-    scenario.touch()
-    monkeypatch.setattr(demo, "SCENARIO", scenario)
+    monkeypatch.setattr(demo, "_missing", lambda: [])
     target = tmp_path / "my artifacts"
 
-    demo.task_demo(["--artifacts", str(target), "--board", "arm"])
+    demo.task_demo(["--artifacts", str(target), "-k", "boots"])
 
-    assert commands[0][1:] == [str(scenario), "--artifacts", str(target), "--board", "arm"]
+    assert commands[0][1:] == [str(demo.SCENARIO), "--artifacts", str(target), "-k", "boots"]
     assert target.is_dir()
 
 
-def test_files_in_a_folder_of_the_users_choice_are_not_removed(commands, monkeypatch, tmp_path):
-    scenario = tmp_path / "demo.py"
-    scenario.touch()
-    monkeypatch.setattr(demo, "SCENARIO", scenario)
+def test_without_qemu_the_demo_says_what_to_install_and_shows_what_works(commands, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(demo, "_missing", lambda: ["qemu-system-x86_64"])
+
+    demo.task_demo(["--artifacts", str(tmp_path)])
+
+    assert "needs qemu-system-x86_64. Install: sudo apt-get install" in capsys.readouterr().err
+    assert str(demo.FALLBACK) in commands[0]
+    assert str(tmp_path / "junit.xml") in commands[0]
+
+
+def test_files_in_a_folder_of_the_users_choice_are_not_removed(commands, tmp_path):
     kept = tmp_path / "kept"
     kept.write_text("mine")
 
     demo.task_demo(["--artifacts", str(tmp_path)])
 
     assert kept.read_text() == "mine"
+
+
+@pytest.mark.device
+@pytest.mark.need(*demo.NEEDED)
+def test_the_virtual_board_passes_its_test_and_leaves_its_records(tmp_path):
+    finished = subprocess.run(
+        [sys.executable, str(demo.SCENARIO), "--artifacts", str(tmp_path)], capture_output=True, text=True, timeout=110
+    )
+
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot().find("testsuite")
+    assert suite is not None
+    assert int(suite.attrib["tests"]) >= 8
+    assert suite.attrib["failures"] == suite.attrib["errors"] == suite.attrib["skipped"] == "0"
+    assert "login:" in (tmp_path / "console.log").read_text()
+    assert (tmp_path / "screen.png").read_bytes().startswith(b"\x89PNG")
