@@ -26,6 +26,7 @@ from jumpstarter.common.exceptions import ConnectionError, ExporterOfflineError,
 from jumpstarter.common.grpc import translate_grpc_exceptions
 from jumpstarter.common.router import RouterChannels
 from jumpstarter.common.tempfile import TemporaryUnixListener
+from jumpstarter.common.tls import TLSConfigV1Alpha1
 
 from .exceptions import LeaseError, LeaseTimeoutError
 from .grpc import ClientService
@@ -100,8 +101,8 @@ class Lease:
     name: str | None = None
     """An existing lease to use; None for a new one, whose name is filled in."""
     release: bool = True
-    tls_config: Any = None
-    """TLS settings for the router, a `TLSConfigV1Alpha1`."""
+    tls_config: TLSConfigV1Alpha1 = field(default_factory=TLSConfigV1Alpha1)
+    """Trust settings for the router."""
     grpc_options: dict[str, Any] = field(default_factory=dict)
     requested_exporter_name: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
@@ -126,10 +127,6 @@ class Lease:
     """The lease belongs to another client now."""
 
     def __post_init__(self) -> None:
-        if self.tls_config is None:
-            from types import SimpleNamespace
-
-            self.tls_config = SimpleNamespace(ca="", insecure=False)
         self._requested = self._answered = False
         self._clock = Clock()
         self._routers = RouterChannels(self.tls_config, self.grpc_options)
@@ -587,7 +584,7 @@ class DirectLease:
     portal: BlockingPortal
     allow: list[str]
     unsafe: bool
-    tls_config: Any = None
+    tls_config: TLSConfigV1Alpha1 | None = None
     grpc_options: dict[str, Any] = field(default_factory=dict)
     insecure: bool = False
     """Speak plain text."""

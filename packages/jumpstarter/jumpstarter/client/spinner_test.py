@@ -1,0 +1,71 @@
+"""What a user is told while a lease is waited for."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from typing import Any
+
+import pytest
+
+from jumpstarter.client import spinner
+from jumpstarter.client.lease import LeaseAcquisitionSpinner
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Put a terminal in place of stderr; not in a fixture, because pytest puts its own there after the set-up."""
+    opened = Terminal()
+    monkeypatch.setattr(sys, "stderr", opened)
+    monkeypatch.setenv("TERM", "xterm")
+    return opened
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
+    class Clock:
+        now = 0.0
+
+    monkeypatch.setattr(spinner.time, "monotonic", lambda: Clock.now)
+    return Clock
+
+
+def test_terminal_shows_what_is_waited_for_and_is_left_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = terminal(monkeypatch)
+    with LeaseAcquisitionSpinner("lease-1") as shown:
+        shown.update_status("waiting: all boards are in use")
+    assert "Lease lease-1: waiting: all boards are in use (0:00:00)" in opened.getvalue()
+    assert opened.getvalue().endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize("value", ["1", "true"])
+def test_terminal_is_left_alone_on_request(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = terminal(monkeypatch)
+    monkeypatch.setenv("NONINTERACTIVE", value)
+    with LeaseAcquisitionSpinner("lease-1") as shown:
+        shown.update_status("waiting")
+    assert opened.getvalue() == ""
+
+
+def test_log_tells_what_is_new_and_what_is_not_once_a_minute(clock: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with LeaseAcquisitionSpinner() as shown:
+        clock.now = 1
+        shown.update_status("one")
+        clock.now = 59
+        shown.update_status("one")
+        shown.tick()
+        clock.now = 62
+        shown.tick()
+        shown.lease_name = "lease-1"
+        shown.update_status("two")
+    assert [record.message for record in caplog.records] == [
+        "New lease: one (0:00:01)",
+        "New lease: one (0:01:02)",
+        "Lease lease-1: two (0:01:02)",
+    ]
