@@ -264,6 +264,12 @@ class TestPipe:
             assert process.poll() is None
         self.stop(process)
 
+    def test_empty_input_leaves_the_output_going(self, line: Line) -> None:
+        process = self.start(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        self.mode(process)
+        assert self.listen(process, line, b"still here\n") == b"still here\n"
+        assert "Stopped" in self.stop(process)
+
     def test_lost_device_ends_the_command(self, line: Line) -> None:
         process = self.start(line, "--no-input", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         self.mode(process)

@@ -106,7 +106,7 @@ class PySerial(Driver):
 
         Raises:
             serial.SerialException: the port can't be opened.
-            RuntimeError: another connection has it.
+            LineInUse: another connection has it.
         """
         if self.url == LOOP:
             async with StapledObjectStream(*anyio.create_memory_object_stream[bytes](LOOP_CHUNKS)) as stream:

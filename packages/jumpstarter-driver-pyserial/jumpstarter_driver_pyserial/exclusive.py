@@ -8,9 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import anyio
+from jumpstarter.common.exceptions import JumpstarterException
 
 RELEASE_WAIT: Final = 3.0
 """Seconds that a new connection waits for the end of the one before, which may still be on its way."""
+
+
+class LineInUse(JumpstarterException, RuntimeError):
+    """Another connection has the line."""
 
 
 class Exclusive:
@@ -26,12 +31,12 @@ class Exclusive:
         """Have it to oneself.
 
         Raises:
-            RuntimeError: another task has it and keeps it.
+            LineInUse: another task has it and keeps it.
         """
         with anyio.move_on_after(RELEASE_WAIT) as waiting:
             await self._lock.acquire()
         if waiting.cancelled_caught:
-            raise RuntimeError(
+            raise LineInUse(
                 f"{self._name} is in use by another connection since {self._since}. "
                 "Close that one first: a console, a pexpect session or a stream that is still open"
             )

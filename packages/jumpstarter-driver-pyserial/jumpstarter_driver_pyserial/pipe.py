@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from typing import IO, Any, Final
 
@@ -49,15 +48,8 @@ class Pipe:
 
     async def _send_input(self, stream: Any) -> None:
         descriptor = sys.stdin.fileno()
-        # Regular files can't be waited for, and need not be.
-        waits = not stat.S_ISREG(os.fstat(descriptor).st_mode)
         try:
-            while True:
-                if waits:
-                    await anyio.wait_readable(descriptor)
-                data = os.read(descriptor, CHUNK)
-                if not data:
-                    return
+            while data := await _read(descriptor):
                 await stream.send(data)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             click.echo("Serial connection broken: not everything was sent", err=True)
@@ -72,6 +64,15 @@ class Pipe:
 
     def _open_output(self, path: str) -> IO[bytes]:
         return open(path, "ab" if self._append else "wb")
+
+
+async def _read(descriptor: int) -> bytes:
+    try:
+        await anyio.wait_readable(descriptor)
+    except PermissionError:
+        # Regular files and /dev/null can't be waited for, and need not be.
+        return await to_thread.run_sync(os.read, descriptor, CHUNK)
+    return os.read(descriptor, CHUNK)
 
 
 async def _copy(stream: Any, file: IO[bytes]) -> None:

@@ -382,14 +382,14 @@ class Qemu(Driver):
 
         Raises:
             ValueError: it can't be a disk of the machine.
-            RuntimeError: the machine was switched on meanwhile.
+            MachineError: the machine was switched on meanwhile.
         """
         if name in self._disk_names():
             info = images.inspect(new)
             self.logger.info("image for %s: %s, %d bytes", name, info.format, info.virtual_size)
         with self._state_lock:
             if self.is_on():
-                raise RuntimeError("the machine was switched on while the image was on its way; nothing was flashed")
+                raise MachineError("the machine was switched on while the image was on its way; nothing was flashed")
             new.replace(self._state.path / name)
             self._overlay(name).unlink(missing_ok=True)
 

@@ -338,6 +338,15 @@ class TestFailures:
         ):
             client.power.on()
 
+    def test_foreseen_failure_is_logged_without_a_traceback(
+        self, guest_files: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with board(guest_files) as client, pytest.raises(DriverError, match="the machine is off"):
+            client.reset()
+        (record,) = [record for record in caplog.records if "system_reset failed" in record.message]
+        assert record.levelno == logging.WARNING
+        assert record.exc_info is None
+
     def test_machine_that_is_off_says_so(self, guest_files: Any) -> None:
         with board(guest_files, hostfwd={"web": {"guestport": 80}}) as client:
             for action in (client.screenshot, client.reset, client.pause, client.shutdown):

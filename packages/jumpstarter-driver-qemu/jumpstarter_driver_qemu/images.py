@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from jumpstarter.common.exceptions import JumpstarterException
+
 FORMATS: Final = ("raw", "qcow2", "qcow", "vmdk")
 """Formats of disks that a machine may have."""
 
@@ -17,6 +19,10 @@ TIMEOUT: Final = 300.0
 """Seconds that qemu-img may take."""
 
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+class ImageError(JumpstarterException, RuntimeError):
+    """An image can't be made or changed as it was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +55,7 @@ def inspect(image: Path) -> ImageInfo:
     Raises:
         ValueError: its format is not one of FORMATS, or it takes content from another file; a guest could read any
             file of the exporter by that.
-        RuntimeError: qemu-img is missing or fails.
+        ImageError: qemu-img is missing or fails.
     """
     info: dict[str, Any] = json.loads(_qemu_img("info", "--output=json", "-U", str(image)))
     image_format = str(info.get("format"))
@@ -87,19 +93,19 @@ def grow(image: Path, image_format: str, size: int) -> None:
     """Make a disk larger; nothing happens when it has that size already.
 
     Raises:
-        RuntimeError: it is larger already, or the file system that it lies on has no room for it.
+        ImageError: it is larger already, or the file system that it lies on has no room for it.
     """
     now = virtual_size(image, image_format)
     if size == now:
         return
     if size < now:
-        raise RuntimeError(
+        raise ImageError(
             f"Shrinking disk is not supported: the image has {now} bytes, and {size} were asked for. "
             "Flash a smaller image, or ask for a larger disk"
         )
     free = shutil.disk_usage(image.parent).free
     if free < size - now:
-        raise RuntimeError(
+        raise ImageError(
             f"Not enough disk space to grow the disk to {size} bytes: {free} bytes are free in {image.parent}"
         )
     _qemu_img("resize", "-q", "-f", image_format, str(image), str(size))
@@ -113,11 +119,11 @@ def convert_to_raw(image: Path, image_format: str, target: Path) -> None:
 def _qemu_img(*arguments: str) -> str:
     program = shutil.which("qemu-img")
     if program is None:
-        raise RuntimeError("qemu-img not found on the exporter. Install it; on Debian: apt-get install qemu-utils")
+        raise ImageError("qemu-img not found on the exporter. Install it; on Debian: apt-get install qemu-utils")
     try:
         result = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"qemu-img {arguments[0]} did not end within {TIMEOUT:g} s") from None
     if result.returncode != 0:
-        raise RuntimeError(f"qemu-img {arguments[0]} failed: {result.stderr.strip()}")
+        raise ImageError(f"qemu-img {arguments[0]} failed: {result.stderr.strip()}")
     return result.stdout

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from jumpstarter.common.exceptions import JumpstarterException
 from jumpstarter.common.guard import GuardedProcess
 from jumpstarter_driver_pyserial.mailbox import Mailbox
 
@@ -36,7 +37,7 @@ MAX_SCREENSHOT: Final = 256 << 20
 """Bytes of the largest picture that is read."""
 
 
-class MachineError(RuntimeError):
+class MachineError(JumpstarterException, RuntimeError):
     """The machine can't be started, or can't do what it was asked for."""
 
 
@@ -110,7 +111,7 @@ class Machine:
             self.stop()
             said = "\n".join(self._errors) or "QEMU said nothing about it."
             what = f"it ended with exit status {status}" if status is not None else str(error)
-            raise MachineError(f"QEMU can't start the machine: {what}\n{said}") from error
+            raise MachineError(f"QEMU can't start the machine: {what}\n{said}") from None
         self._threads[2].start()
 
     @property
@@ -128,7 +129,7 @@ class Machine:
         try:
             return self._qmp.execute(command, arguments, timeout=timeout)
         except (QmpError, QmpClosed) as error:
-            raise MachineError(str(error)) from error
+            raise MachineError(str(error)) from None
 
     def state(self) -> str:
         """Return QEMU's word for the state: `running`, `paused`, `shutdown`, `guest-panicked`, ..."""
@@ -139,7 +140,7 @@ class Machine:
         try:
             text = self._qmp.human("info usernet")
         except (QmpError, QmpClosed) as error:
-            raise MachineError(str(error)) from error
+            raise MachineError(str(error)) from None
         lines = re.findall(r"^\s*(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)", text, re.MULTILINE)
         return {(protocol.lower(), int(guest)): int(host) for protocol, host, guest in lines}
 

@@ -21,6 +21,7 @@ from jumpstarter_driver_power.driver import PowerInterface
 from jumpstarter_driver_pyserial.exclusive import Exclusive
 from jumpstarter_driver_pyserial.streams import MailboxStream
 
+from .machine import MachineError
 from .settings import Hostfwd
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class QemuFlasher(FlasherInterface, Driver):
 
         Raises:
             ValueError: there is no such partition, or the image can't be a disk of the machine.
-            RuntimeError: the machine is on.
+            MachineError: the machine is on.
         """
         from jumpstarter.streams.encoding import AutoDecompressIterator
 
@@ -117,7 +118,7 @@ class QemuFlasher(FlasherInterface, Driver):
         Raises:
             ValueError: there is no such partition.
             FileNotFoundError: nothing was flashed, and there is no default image.
-            RuntimeError: the machine is on.
+            MachineError: the machine is on.
         """
         self.parent.validate_partition(partition)
         self._require_off("dump")
@@ -130,7 +131,7 @@ class QemuFlasher(FlasherInterface, Driver):
 
     def _require_off(self, what: str) -> None:
         if self.parent.is_on():
-            raise RuntimeError(f"can't {what} while the machine is on: switch it off first (power off)")
+            raise MachineError(f"can't {what} while the machine is on: switch it off first (power off)")
 
 
 @dataclass(kw_only=True)
@@ -183,7 +184,7 @@ class QemuForward(NetworkInterface, Driver):
         """Connect to the port of the guest.
 
         Raises:
-            RuntimeError: the machine is off.
+            MachineError: the machine is off.
         """
         self.parent.running_machine()
         async with await anyio.connect_tcp(self._host(), self.port) as stream:
