@@ -65,6 +65,9 @@ async def _offer_sink(
         if error is not None:
             raise error
         if not stream.complete:
+            if not stream.started:
+                client.logger.warning("the driver sent nothing for %s, so it is not written", shown)
+                return
             raise TransferError(f"writing {shown} failed: the connection to the exporter ended before all was there")
         await to_thread.run_sync(writer.publish)
     finally:

@@ -7,10 +7,12 @@ process that ends soon after.
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from jumpstarter.common.exceptions import ConfigurationError
@@ -18,7 +20,7 @@ from jumpstarter.common.exceptions import ConfigurationError
 from .common import Capability, EntryMode, Metadata, PresignedRequest
 from .paths import normalize
 from .presign import presign
-from .storage import Storage
+from .storage import Storage, Writer
 
 if TYPE_CHECKING:
     from opendal import Operator
@@ -27,6 +29,9 @@ __all__ = ["OperatorStorage", "make_operator", "readable_errors"]
 
 PART_SIZE = 8 << 20
 """Bytes that are uploaded at a time where a storage takes files in parts."""
+
+ONE_PIECE_LIMIT = 1 << 30
+"""Largest file in bytes for a storage that doesn't take files in parts."""
 
 _CODES: dict[str, type[OSError]] = {
     "NotFound": FileNotFoundError,
@@ -61,6 +66,9 @@ def reason_of(error: Exception) -> str:
         if line.startswith("Source:") and number + 1 < len(lines):
             source = lines[number + 1].strip()
             reason = f"{reason}: {source}" if source and source not in reason else reason
+    if reason.startswith("<"):  # a service that answers with a page
+        status = re.search(r"status: (\d{3})", str(error))
+        reason = f"the service answered with status {status[1]}" if status else "the service refused"
     return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1?...", reason)[:500]
 
 
@@ -70,16 +78,25 @@ def readable_errors(scheme: str, path: str) -> Iterator[None]:
     try:
         yield
     except _library_errors() as error:
-        name, reason = type(error).__name__, reason_of(error)
-        if name in _CODES:
-            kind = _CODES[name]
-            raise kind(_ERRNO[kind], f"{scheme} storage: {reason}", path) from error
-        text = f"{scheme} storage: {path!r}: {reason}"
-        if name == "Unsupported":
-            raise NotImplementedError(text) from error
-        if name == "IsSameFile":
-            raise ValueError(f"source and target are the same path: {path!r}") from error
-        raise OSError(errno.EIO, text) from error
+        raise _readable(type(error).__name__, error, scheme, path) from error
+    except OSError as error:
+        # Open files of the library raise OSError, with the text of the library's own exception.
+        if match := re.match(r"(\w+) \((?:permanent|temporary|persistent)\)", str(error)):
+            raise _readable(match[1], error, scheme, path) from error
+        raise
+
+
+def _readable(name: str, error: Exception, scheme: str, path: str) -> Exception:
+    reason = reason_of(error)
+    if name in _CODES:
+        kind = _CODES[name]
+        return kind(_ERRNO[kind], f"{os.strerror(_ERRNO[kind])} in {scheme} storage ({reason})", path)
+    text = f"{scheme} storage: {path!r}: {reason}"
+    if name == "Unsupported":
+        return NotImplementedError(text)
+    if name == "IsSameFile":
+        return ValueError(f"source and target are the same path: {path!r}")
+    return OSError(errno.EIO, text)
 
 
 def make_operator(scheme: str, kwargs: dict[str, str]) -> Operator:
@@ -133,18 +150,15 @@ class RemoteReader:
 
 
 class RemoteWriter:
-    """A remote file being written. These storages show a file when its upload is finished, and not before."""
+    """A remote file that is uploaded in parts. These storages show a file when its upload is finished, not before."""
 
     def __init__(self, storage: OperatorStorage, path: str) -> None:
         self._storage = storage
         self._path = path
         self._file: Any
-        capability = storage.operator.capability()
-        options: dict[str, Any] = {}
-        if capability.write_can_multi:
-            options["chunk"] = max(PART_SIZE, capability.write_multi_min_size or 0)
+        chunk = max(PART_SIZE, storage.operator.capability().write_multi_min_size or 0)
         with storage.errors(path):
-            self._file = storage.operator.open(path, "wb", **options)
+            self._file = storage.operator.open(path, "wb", chunk=chunk)
 
     def write(self, data: bytes) -> None:
         with self._storage.errors(self._path):
@@ -158,6 +172,36 @@ class RemoteWriter:
     def discard(self) -> None:
         # Closing would finish the upload; dropping the writer leaves it unfinished, and so invisible.
         self._file = None
+
+
+class OnePieceWriter:
+    """A remote file for a storage that takes files in one piece only: kept in a temporary file until it is complete."""
+
+    def __init__(self, storage: OperatorStorage, path: str) -> None:
+        self._storage = storage
+        self._path = path
+        self._written = 0
+        if not storage.operator.capability().write:
+            raise NotImplementedError(f"{storage.scheme} storage can't be written")
+        self._file = TemporaryFile()  # noqa: SIM115 (closed by discard)
+
+    def write(self, data: bytes) -> None:
+        self._written += len(data)
+        if self._written > ONE_PIECE_LIMIT:
+            raise ValueError(
+                f"{self._path!r} is too large: {self._storage.scheme} storage takes files in one piece, which has to "
+                f"fit into memory, of {ONE_PIECE_LIMIT >> 20} MiB at most"
+            )
+        self._file.write(data)
+
+    def publish(self) -> None:
+        self._file.seek(0)
+        with self._storage.errors(self._path):
+            self._storage.operator.write(self._path, self._file.read())
+        self.discard()
+
+    def discard(self) -> None:
+        self._file.close()
 
 
 class OperatorStorage(Storage):
@@ -174,8 +218,12 @@ class OperatorStorage(Storage):
     def open_reader(self, path: str) -> RemoteReader:
         return RemoteReader(self, normalize(path))
 
-    def open_writer(self, path: str) -> RemoteWriter:
-        return RemoteWriter(self, normalize(path))
+    def open_writer(self, path: str) -> Writer:
+        normal = normalize(path)
+        if not normal or normal.endswith("/"):
+            raise IsADirectoryError(errno.EISDIR, "can't write to a directory, name a file", path)
+        in_parts = self.operator.capability().write_can_multi
+        return RemoteWriter(self, normal) if in_parts else OnePieceWriter(self, normal)
 
     def stat(self, path: str) -> Metadata:
         with self.errors(path):
@@ -199,8 +247,13 @@ class OperatorStorage(Storage):
             self.operator.rename(normalize(source), normalize(target))
 
     def remove_all(self, path: str) -> None:
+        normal = normalize(path)
         with self.errors(path):
-            self.operator.remove_all(normalize(path) or "/")
+            # The root itself stays, as other storages can't be without one.
+            found = [normal] if normal else [entry.path for entry in self.operator.list("/")]
+            for each in found:
+                if each.strip("/"):
+                    self.operator.remove_all(each)
 
     def create_dir(self, path: str) -> None:
         if not path.endswith("/"):

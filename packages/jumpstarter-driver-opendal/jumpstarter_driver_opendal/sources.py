@@ -111,6 +111,8 @@ class SinkStream(ObjectStream[bytes]):
 
     def __init__(self, sink: Sink) -> None:
         self._behind = WriteBehind(sink.write)
+        self.started = False
+        """Whether anything came from the other side."""
         self.failure: Exception | None = None
         """Why writing failed."""
         self.complete = False
@@ -122,6 +124,7 @@ class SinkStream(ObjectStream[bytes]):
 
     async def send(self, item: bytes) -> None:
         """Write; raises `BrokenResourceError` when that fails, see `failure`."""
+        self.started = True
         try:
             await self._behind.put(item)
         except Exception as error:
