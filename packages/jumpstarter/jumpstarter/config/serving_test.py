@@ -7,9 +7,11 @@ import sys
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from anyio import create_task_group, fail_after
 from anyio.from_thread import BlockingPortal
 
 from jumpstarter.client.core import DriverError
@@ -164,6 +166,23 @@ async def test_exporter_takes_over_what_the_config_says() -> None:
 async def test_standalone_exporter_needs_no_controller() -> None:
     async with config().create_exporter(standalone=True) as exporter:
         assert exporter.hook_executor is None
+
+
+async def test_exporter_config_is_leased_and_used_by_a_client_config(lab: Any) -> None:
+    bench = config(endpoint=lab.endpoint, token="exporter-token", tls={"ca": lab.certificate.ca})
+    with fail_after(30), ExitStack() as stack:
+        async with bench.create_exporter() as exporter, create_task_group() as tg:
+            tg.start_soon(exporter.serve)
+            for _ in range(2):
+                async with (
+                    lab.client().lease_async(None, "bench", None, timedelta(minutes=5), lab.portal) as lease,
+                    lease.connect_async(stack) as client,
+                ):
+                    power = client.children["power"]
+                    await power.call_async("on")
+                    assert [reading["voltage"] async for reading in power.streamingcall_async("read")] == [0, 5]
+                assert lab.controller.active() == []
+            tg.cancel_scope.cancel()
 
 
 def test_usual_helpers_are_found_in_one_place_without_loading_the_rest() -> None:
