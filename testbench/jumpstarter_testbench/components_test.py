@@ -11,7 +11,7 @@ def test_every_component_says_how_to_find_and_install_it():
     for component in components().values():
         assert component.packages, component.name
         assert component.programs or component.files, component.name
-        assert component.tier in {"daemon", "device", "lab_guest"}
+        assert component.tier in {"browser", "daemon", "device", "lab_guest"}
 
 
 def test_a_program_in_sbin_is_found_with_an_ordinary_users_path(tmp_path, monkeypatch):

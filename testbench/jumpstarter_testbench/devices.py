@@ -30,11 +30,10 @@ UBOOT_ARM64 = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
 class Qmp:
     """QEMU's machine protocol on a Unix socket, as far as tests need it."""
 
-    def __init__(self, path: Path) -> None:
-        """Connect and leave the negotiation behind."""
-        self._socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, connection: socket.socket) -> None:
+        """Take over a connection to QEMU's control socket and leave the negotiation behind."""
+        self._socket = connection
         self._socket.settimeout(30)
-        self._socket.connect(str(path))
         self._lines = self._socket.makefile("r", encoding="utf-8")
         self._receive()
         self.execute("qmp_capabilities")
@@ -243,14 +242,29 @@ def _machine(emulator: str, folder: Path, options: Sequence[str]) -> Iterator[Ma
     with contextlib.ExitStack() as stack:
         process = Process(command, log=folder / "log")
         stack.callback(process.stop)
-        process.wait_until(serial.exists)
-        process.wait_until(control.exists)
-        console_socket = stack.enter_context(socket.socket(socket.AF_UNIX))
-        console_socket.connect(str(serial))
-        qmp = Qmp(control)
+        console_socket = stack.enter_context(_connect(process, serial))
+        qmp = Qmp(_connect(process, control))
         stack.callback(qmp.close)
         console = fdspawn(console_socket.fileno(), timeout=BOOT_TIMEOUT, encoding="utf-8", codec_errors="replace")
         yield Machine(process=process, folder=folder, console=console, qmp=qmp)
+
+
+def _connect(process: Process, path: Path) -> socket.socket:
+    """Connect to a Unix socket as soon as the program listens on it, which is a moment after the file is there."""
+    connections: list[socket.socket] = []
+
+    def connected() -> bool:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            connection.close()
+            raise
+        connections.append(connection)
+        return True
+
+    process.wait_until(connected)
+    return connections[0]
 
 
 @contextlib.contextmanager

@@ -79,17 +79,24 @@ def provide(*tiers: str, required: bool = False) -> None:
     Raises:
         DevError: something is missing although it is `required`.
     """
-    missing = missing_packages(tiers)
+    provide_packages(missing_packages(tiers), f"tests ({', '.join(tiers)})", required=required)
+
+
+def provide_packages(missing: list[str], purpose: str, *, required: bool = False) -> None:
+    """Install packages where that is possible, else say how to.
+
+    Raises:
+        DevError: that was not possible although they are `required`.
+    """
     if not missing:
         return
-    names = " and ".join(tiers)
     if not can_install():
-        message = f"not installed, for the tiers {names}: {', '.join(missing)}. Install: {install_line(missing)}"
+        message = f"not installed, for the {purpose}: {', '.join(missing)}. Install: {install_line(missing)}"
         if required:
             raise DevError(message)
         warn(message)
         return
-    say(f"installing for the tiers {names}: {' '.join(missing)}")
+    say(f"installing for the {purpose}: {' '.join(missing)}")
     try:
         install(missing)
     except DevError as error:

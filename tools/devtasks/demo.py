@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 
 from . import debian
-from .base import ROOT, CommandFailed, run, say, warn
-from .debian import components, install_line
+from .base import ROOT, CommandFailed, run, say
+from .debian import components
 from .workspace import setup, tool
 
 SCENARIO = ROOT / "examples" / "qemu-board" / "demo.py"
@@ -36,18 +36,15 @@ def task_demo(arguments: list[str]) -> None:
     artifacts = options.artifacts.expanduser().resolve()
 
     setup()
-    if not options.no_install and _missing():
-        debian.provide("device")
+    packages = [package for name in NEEDED if components()[name].missing() for package in components()[name].packages]
+    if not options.no_install:
+        debian.provide_packages(packages, "virtual board")
     if artifacts == ARTIFACTS:  # nobody else's files lie there
         shutil.rmtree(artifacts, ignore_errors=True)
     artifacts.mkdir(parents=True, exist_ok=True)
     command: list[str | Path] = [tool("python"), SCENARIO, "--artifacts", artifacts, *rest]
     if missing := _missing():
-        warn(
-            f"the virtual board needs {', '.join(missing)}. Install: "
-            f"{install_line(package for name in NEEDED for package in components()[name].packages)}"
-        )
-        say("showing a simulated heating plate instead")
+        say(f"the virtual board needs {', '.join(missing)}; showing a simulated heating plate instead")
         junit = artifacts / "junit.xml"
         command = [tool("python"), "-m", "pytest", "-v", "--no-header", "--junitxml", junit, FALLBACK, *rest]
     try:

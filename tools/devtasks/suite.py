@@ -28,7 +28,7 @@ def task_test(arguments: list[str]) -> None:
     if not options.no_install:
         # Two runs: the small daemons first, so that a failure in the big one costs only its own tier.
         debian.provide("daemon", required=required)
-        debian.provide("device", "lab_guest", required=required)
+        debian.provide("device", "lab_guest", "browser", required=required)
     selection = [] if options.all or required or "-m" in rest else ["-m", EVERYDAY]
     if selection:
         say("everyday tests; ./dev test --all runs the slow and the interop ones too")
