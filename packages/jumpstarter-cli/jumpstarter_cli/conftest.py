@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,15 @@ def start_jmp(process_env: dict[str, str]) -> Iterator[Callable[..., subprocess.
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=TIMEOUT)
+
+
+# The controller, router and certificate of the core's own tests, which stand beside the core and in no package.
+_core = spec_from_file_location("jumpstarter_core_conftest", Path(__file__).parents[2] / "jumpstarter" / "conftest.py")
+assert _core is not None
+assert _core.loader is not None
+_fixtures = module_from_spec(_core)
+sys.modules[_core.name] = _fixtures
+_core.loader.exec_module(_fixtures)
+
+certificate = _fixtures.certificate
+threaded_lab = _fixtures.threaded_lab
