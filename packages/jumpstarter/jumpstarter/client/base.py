@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
 from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-import grpc
-from anyio.from_thread import BlockingPortal
-from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2
-
-from jumpstarter.common.serde import decode_value
-
-from .adapters import plain_errors
-from .core import AsyncDriverClient, raise_for_call, raise_for_stream
+from .core import AsyncDriverClient
 
 if TYPE_CHECKING:
-    from jumpstarter.streams.blocking import BlockingStream
+    from anyio.from_thread import BlockingPortal
 
-STREAM_BATCH = 256
-"""Items of a streaming call that are fetched in one hop to the event loop, if they are there."""
+    from jumpstarter.streams.blocking import BlockingStream
+else:
+    # Importing anyio takes longer than most commands; pydantic dataclasses need a name that exists.
+    BlockingPortal = Any
 
 
 @dataclass(kw_only=True)
@@ -47,21 +41,11 @@ class DriverClient(AsyncDriverClient):
         Raises:
             DriverError: or one of its subclasses, with what the driver said.
         """
-        direct = self._direct_call()
-        if direct is None:
+        if type(self).call_async is not AsyncDriverClient.call_async:
             return self.portal.call(self.call_async, method, *args)
-        request = self._request(jumpstarter_pb2.DriverCallRequest, method, args)
-        try:
-            response = direct(request)
-        except grpc.RpcError as error:
-            raise_for_call(error, method)
-        return decode_value(response.result)
+        from .calls import call
 
-    def _direct_call(self) -> Any:
-        """Return what makes a call without a detour over the event loop, where that is possible."""
-        if type(self).call_async is not AsyncDriverClient.call_async or _in_event_loop():
-            return None
-        return getattr(self.stub, "blocking_driver_call", None)
+        return call(self, method, args)
 
     def streamingcall(self, method: str, *args: Any) -> Generator[Any, None, None]:
         """Call an exported generator and yield its items.
@@ -69,34 +53,18 @@ class DriverClient(AsyncDriverClient):
         Raises:
             DriverError: or one of its subclasses, after the items before it.
         """
-        direct = None
-        if type(self).streamingcall_async is AsyncDriverClient.streamingcall_async and not _in_event_loop():
-            direct = getattr(self.stub, "blocking_streaming_call", None)
-        if direct is None:
-            yield from self._streamingcall_by_portal(method, args)
-            return
-        call = direct(self._request(jumpstarter_pb2.StreamingDriverCallRequest, method, args))
-        try:
-            for response in call:
-                yield decode_value(response.result)
-        except grpc.RpcError as error:
-            raise_for_stream(error)
-        finally:
-            call.cancel()
+        from .calls import streamingcall, streamingcall_by_portal
 
-    def _streamingcall_by_portal(self, method: str, args: tuple[Any, ...]) -> Generator[Any, None, None]:
-        with plain_errors(
-            self.portal.wrap_async_context_manager(_Batches(self.streamingcall_async(method, *args)))
-        ) as batches:
-            while batch := self.portal.call(batches.next):
-                yield from batch
-            if batches.failure is not None:
-                raise batches.failure
+        if type(self).streamingcall_async is not AsyncDriverClient.streamingcall_async:
+            return streamingcall_by_portal(self, method, args)
+        return streamingcall(self, method, args)
 
     @contextmanager
     def stream(self, method: str = "connect") -> Generator[BlockingStream, None, None]:
         """Open the byte stream of an exported method."""
         from jumpstarter.streams.blocking import BlockingStream
+
+        from .adapters import plain_errors
 
         with plain_errors(self.portal.wrap_async_context_manager(self.stream_async(method))) as stream:
             yield BlockingStream(stream=stream, portal=self.portal)
@@ -107,71 +75,13 @@ class DriverClient(AsyncDriverClient):
 
     def log_stream(self) -> AbstractContextManager[None]:
         """Log what the exporter logs while the body runs."""
+        from .adapters import plain_errors
+
         return plain_errors(self.portal.wrap_async_context_manager(self.log_stream_async()))
 
     def close(self) -> None:
         """Close everything that was opened with this client."""
         self.stack.close()
-
-
-def _in_event_loop() -> bool:
-    """Tell whether this thread runs an event loop, which a blocking call would stop.
-
-    The portal refuses such a call with a clear error.
-    """
-    try:
-        get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-class _Batches:
-    """Reads an async generator ahead of a blocking consumer, a bounded number of items."""
-
-    def __init__(self, items: Any) -> None:
-        self._items = items
-        self._ready: list[Any] = []
-        self._finished = False
-        self.failure: Exception | None = None
-
-    async def __aenter__(self) -> _Batches:
-        from anyio import Event, create_task_group
-
-        self._group = create_task_group()
-        self._event = Event
-        self._news, self._room = Event(), Event()
-        await self._group.__aenter__()
-        self._group.start_soon(self._read)
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        self._group.cancel_scope.cancel()
-        await self._group.__aexit__(None, None, None)
-
-    async def _read(self) -> None:
-        try:
-            async for item in self._items:
-                self._ready.append(item)
-                self._news.set()
-                if len(self._ready) >= STREAM_BATCH:
-                    self._room = self._event()
-                    await self._room.wait()
-        except Exception as error:  # noqa: BLE001 (raised in the consumer's thread, after the items before it)
-            self.failure = error
-        finally:
-            self._finished = True
-            self._news.set()
-            await self._items.aclose()
-
-    async def next(self) -> list[Any]:
-        """Return the items that are there, waiting for one at least; empty at the end."""
-        if not self._ready and not self._finished:
-            self._news = self._event()
-            await self._news.wait()
-        batch, self._ready = self._ready, []
-        self._room.set()
-        return batch
 
 
 @dataclass(kw_only=True)
@@ -199,7 +109,7 @@ class StubDriverClient(DriverClient):
         yield
 
     @contextmanager
-    def log_stream(self) -> Generator[None, None, None]:  # type: ignore[override]
+    def log_stream(self) -> Generator[None, None, None]:
         """Raise ImportError on entering, with what to install."""
         self._refuse()
         yield

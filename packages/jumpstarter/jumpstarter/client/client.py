@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
-from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import grpc
 import grpc.experimental
 from anyio.from_thread import BlockingPortal
 from google.protobuf import empty_pb2
 
-from jumpstarter.common.exceptions import (
-    ConfigurationError,
-    ExporterUnreachableError,
-    MissingDriverError,
-)
-from jumpstarter.common.importlib import import_class
-from jumpstarter.common.metadata import CLIENT_LABEL, NAME_LABEL
+from jumpstarter.common.exceptions import ExporterUnreachableError
 from jumpstarter.streams.direct import available as direct_streams_available
 
-from .base import DriverClient, StubDriverClient
-from .core import DriverError
+from .base import DriverClient
+from .errors import DriverError
 from .stub import MultipathExporterStub
+from .tree import DriverReport, build_tree
 
 if TYPE_CHECKING:
     from jumpstarter.common.tls import TLSConfigV1Alpha1
-
-logger = logging.getLogger(__name__)
 
 CHANNEL_OPTIONS = (
     # Frames and windows for bulk transfer; the defaults of 16 and 64 KiB cost a third of the rate.
@@ -93,12 +83,10 @@ async def client_from_path(
     blocking: partial[grpc.Channel] | None = None
     direct = None
     if not _is_tcp_address(address):
-        channel = grpc.aio.insecure_channel(f"unix://{address}", options=_options(grpc_options))
+        channel = open_channel(address, grpc_options)
         if not leased:
             direct = address if direct_streams_available(address) else None
-            blocking = partial(
-                grpc.insecure_channel, f"unix://{address}", options=[*_options(grpc_options), *BLOCKING_OPTIONS]
-            )
+            blocking = partial(open_blocking, address, grpc_options)
     else:
         if passphrase is not None:
             from .passphrase import passphrase_interceptors
@@ -118,6 +106,16 @@ async def client_from_path(
             yield client
         finally:
             stub.close()
+
+
+def open_channel(path: str, grpc_options: dict[str, Any] | None = None) -> grpc.aio.Channel:
+    """Return a channel to the Unix socket at `path` for the running event loop."""
+    return grpc.aio.insecure_channel(f"unix://{path}", options=_options(grpc_options))
+
+
+def open_blocking(path: str, grpc_options: dict[str, Any] | None = None) -> grpc.Channel:
+    """Return a channel to the Unix socket at `path` for calls that block the calling thread."""
+    return grpc.insecure_channel(f"unix://{path}", options=[*_options(grpc_options), *BLOCKING_OPTIONS])
 
 
 def _options(grpc_options: dict[str, Any] | None) -> list[tuple[str, Any]]:
@@ -160,90 +158,14 @@ async def _client_from_stub(
     stub: MultipathExporterStub, portal: BlockingPortal, stack: ExitStack, allow: list[str], unsafe: bool
 ) -> DriverClient:
     response = await stub.GetReport(empty_pb2.Empty(), timeout=REPORT_TIMEOUT)
-    reports = list(response.reports)
-    children = _link(reports)
-    clients: dict[int, DriverClient] = {}
-    # Parents come before their children in the report, so this order builds every child first.
-    for index in range(len(reports) - 1, -1, -1):
-        clients[index] = _build(
-            reports[index],
-            {reports[child].labels[NAME_LABEL]: clients[child] for child in children.get(index, ())},
-            stub=stub,
-            portal=portal,
-            stack=stack.enter_context(ExitStack()),
-            allow=allow,
-            unsafe=unsafe,
+    reports = [
+        DriverReport(
+            uuid=report.uuid,
+            parent_uuid=report.parent_uuid if report.HasField("parent_uuid") else None,
+            labels=dict(report.labels),
+            description=report.description or None,
+            methods_description=dict(report.methods_description),
         )
-    return clients[0]
-
-
-def _link(reports: list[Any]) -> dict[int, list[int]]:
-    """Return the indices of every report's children; a parent is the latest earlier report with its uuid.
-
-    Raises:
-        ConfigurationError: the reports make no single tree of named drivers.
-    """
-    if not reports:
-        raise ConfigurationError("the exporter reports no drivers")
-    latest: dict[str, int] = {}
-    children: dict[int, list[int]] = {}
-    for index, report in enumerate(reports):
-        label = report.labels.get(NAME_LABEL) or report.uuid
-        if CLIENT_LABEL not in report.labels:
-            raise ConfigurationError(f"the exporter's report of driver {label!r} names no client class")
-        if not report.HasField("parent_uuid"):
-            if index > 0:
-                raise ConfigurationError(f"the exporter reports a second root driver: {label!r}")
-        elif index == 0 or report.parent_uuid not in latest:
-            raise ConfigurationError(f"the exporter reports driver {label!r} below a parent that it does not report")
-        elif NAME_LABEL not in report.labels:
-            raise ConfigurationError(f"the exporter reports a driver without a name: {report.uuid}")
-        else:
-            children.setdefault(latest[report.parent_uuid], []).append(index)
-        latest[report.uuid] = index
-    return children
-
-
-def _build(
-    report: Any,
-    children: dict[str, DriverClient],
-    *,
-    stub: MultipathExporterStub,
-    portal: BlockingPortal,
-    stack: ExitStack,
-    allow: list[str],
-    unsafe: bool,
-) -> DriverClient:
-    labels = dict(report.labels)
-    path = labels[CLIENT_LABEL]
-    try:
-        client_class = import_class(path, allow, unsafe)
-    except MissingDriverError as error:
-        if "_JMP_SUPPRESS_DRIVER_WARNINGS" not in os.environ:
-            logger.warning("%s", error)
-        client_class = StubDriverClient
-    arguments: dict[str, Any] = {
-        "uuid": UUID(report.uuid),
-        "labels": labels,
-        "stub": stub,
-        "portal": portal,
-        "stack": stack,
-        "children": children,
-    }
-    if _takes_descriptions(client_class):
-        arguments["description"] = report.description or None
-        arguments["methods_description"] = dict(report.methods_description)
-    return client_class(**arguments)
-
-
-_late_keywords: dict[type, bool] = {}
-
-
-def _takes_descriptions(client_class: type) -> bool:
-    """Tell whether the constructor knows `description`; hand-written ones of older packages may not."""
-    known = _late_keywords.get(client_class)
-    if known is None:
-        parameters = signature(client_class.__init__).parameters.values()
-        known = any(p.name == "methods_description" or p.kind is Parameter.VAR_KEYWORD for p in parameters)
-        _late_keywords[client_class] = known
-    return known
+        for report in response.reports
+    ]
+    return build_tree(reports, stub=stub, portal=portal, stack=stack, allow=allow, unsafe=unsafe)

@@ -2,89 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, cast
-
-import grpc
-from anyio import EndOfStream, create_task_group, fail_after
-from anyio.abc import ObjectStream
-from google.protobuf import empty_pb2
-from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2
+from typing import TYPE_CHECKING, Any
 
 from jumpstarter.common.enums import ExporterStatus, LogSource
-from jumpstarter.common.exceptions import JumpstarterException
 from jumpstarter.common.metadata import Metadata
-from jumpstarter.common.serde import decode_value, write_value
 
+from .errors import DriverError, DriverInvalidArgument, DriverMethodNotImplemented, ExporterNotReady
+
+# What speaks gRPC or needs an event loop is imported by the methods that do: most commands that load
+# driver clients only look at them.
 if TYPE_CHECKING:
+    from anyio.abc import ObjectStream
+    from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2
+
     from jumpstarter.client.status_monitor import StatusMonitor
     from jumpstarter.streams.metadata import MetadataStream
-    from jumpstarter.streams.direct import DirectStream
-    from jumpstarter.streams.router import RouterStream
 
 LOG_RECONNECTS = 10
 END_SESSION_TIMEOUT = 5.0
 OPEN_TIMEOUT = 60.0
 """Seconds that a session may take to open a stream before the client gives up."""
-
-_NO_DETAILS = "<no details>"
-
-
-class DriverError(JumpstarterException):
-    """A driver, or the session in front of it, refused or failed a call."""
-
-
-class DriverMethodNotImplemented(DriverError, NotImplementedError):
-    """The driver has no such exported method, or doesn't implement it."""
-
-
-class DriverInvalidArgument(DriverError, ValueError):
-    """The driver rejected an argument of the call."""
-
-
-class ExporterNotReady(DriverError):
-    """The exporter serves no calls in its present state."""
-
-
-def raise_for_call(error: grpc.RpcError, method: str) -> NoReturn:
-    """Raise the exception that stands for the status of a unary call."""
-    code, details = error.code(), error.details()
-    message = f"DriverCall '{method}' failed with gRPC {code.name}: {details or _NO_DETAILS}"
-    match code:
-        case grpc.StatusCode.UNIMPLEMENTED | grpc.StatusCode.NOT_FOUND:
-            raise DriverMethodNotImplemented(message) from None
-        case grpc.StatusCode.FAILED_PRECONDITION:
-            raise ExporterNotReady(details or message) from None
-        case _:
-            _raise_common(error, message)
-
-
-def raise_for_stream(error: grpc.RpcError) -> NoReturn:
-    """Raise the exception that stands for the status of a streaming call, or of opening a stream."""
-    details = error.details() or f"{_NO_DETAILS} ({error.code().name})"
-    match error.code():
-        case grpc.StatusCode.UNIMPLEMENTED:
-            raise DriverMethodNotImplemented(details) from None
-        case grpc.StatusCode.FAILED_PRECONDITION:
-            raise ExporterNotReady(details) from None
-        case grpc.StatusCode.NOT_FOUND:
-            raise DriverError(details) from error
-        case _:
-            _raise_common(error, details)
-
-
-def _raise_common(error: grpc.RpcError, message: str) -> NoReturn:
-    match error.code():
-        case grpc.StatusCode.INVALID_ARGUMENT:
-            raise DriverInvalidArgument(message) from None
-        case grpc.StatusCode.UNKNOWN:
-            raise DriverError(message) from None
-        case _:
-            raise DriverError(message) from error
 
 
 @dataclass(kw_only=True)
@@ -96,8 +37,8 @@ class AsyncDriverClient(Metadata):
     logger: logging.Logger = field(init=False)
 
     def __post_init__(self) -> None:
-        if hasattr(super(), "__post_init__"):
-            super().__post_init__()
+        if (further := getattr(super(), "__post_init__", None)) is not None:
+            further()
         self.logger = logging.getLogger(type(self).__name__)
         self.logger.setLevel(self.log_level)
         if not self.logger.hasHandlers():
@@ -107,40 +48,25 @@ class AsyncDriverClient(Metadata):
 
     # -- calls -----------------------------------------------------------------------------------
 
-    def _request(self, kind: Any, method: str, args: tuple[Any, ...]) -> Any:
-        request = kind(uuid=str(self.uuid), method=method)
-        for argument in args:
-            write_value(request.args.add(), argument)
-        return request
-
     async def call_async(self, method: str, *args: Any) -> Any:
         """Call an exported function and return its result; numbers come back as `float`.
 
         Raises:
             DriverError: or one of its subclasses, with what the driver said.
         """
-        request = self._request(jumpstarter_pb2.DriverCallRequest, method, args)
-        try:
-            response = await self.stub.DriverCall(request)
-        except grpc.aio.AioRpcError as error:
-            raise_for_call(error, method)
-        return decode_value(response.result)
+        from .calls import call_async
 
-    async def streamingcall_async(self, method: str, *args: Any) -> AsyncGenerator[Any, None]:
-        """Call an exported generator and yield its items.
+        return await call_async(self, method, args)
+
+    def streamingcall_async(self, method: str, *args: Any) -> AsyncGenerator[Any, None]:
+        """Call an exported generator and return an asynchronous generator of its items.
 
         Raises:
             DriverError: or one of its subclasses, after the items before it.
         """
-        request = self._request(jumpstarter_pb2.StreamingDriverCallRequest, method, args)
-        call = self.stub.StreamingDriverCall(request)
-        try:
-            async for response in call:
-                yield decode_value(response.result)
-        except grpc.aio.AioRpcError as error:
-            raise_for_stream(error)
-        finally:
-            call.cancel()
+        from .calls import streamingcall_async
+
+        return streamingcall_async(self, method, args)
 
     # -- streams ---------------------------------------------------------------------------------
 
@@ -157,6 +83,10 @@ class AsyncDriverClient(Metadata):
 
     @asynccontextmanager
     async def _open(self, request: dict[str, Any]) -> AsyncGenerator[MetadataStream, None]:
+        import grpc
+        from anyio import fail_after
+
+        from .calls import raise_for_stream
         from .opening import open_by_call, open_directly
 
         if (direct := getattr(self.stub, "direct_path", None)) is not None:
@@ -188,30 +118,10 @@ class AsyncDriverClient(Metadata):
             content_encoding: compression of the bytes in `stream` (gzip, xz, bz2 or zstd), which the
                 exporter undoes or applies.
         """
-        from jumpstarter.streams.common import forward_stream
-        from jumpstarter.streams.progress import ProgressStream
+        from .resources import offer
 
-        request: dict[str, Any] = {"kind": "resource", "uuid": str(self.uuid)}
-        if content_encoding is not None:
-            request["x_jmp_content_encoding"] = content_encoding
-        async with self._open(request) as remote:
-            handle = json.loads(remote.metadata["resource"])
-            if content_encoding is not None:
-                if "x_jmp_accept_encoding" in remote.metadata:
-                    handle["x_jmp_content_encoding"] = content_encoding
-                else:
-                    from jumpstarter.streams.encoding import Compression, compress_stream
-
-                    stream = compress_stream(stream, Compression(content_encoding))
-                    handle.pop("x_jmp_content_encoding", None)
-            # A cancelled call, unlike one that ends, tells the exporter that it has not got, or given, everything.
-            cancel = cast("RouterStream | DirectStream", remote.stream).abort
-            async with forward_stream(_Strict(ProgressStream(stream=stream), cancel), remote):
-                try:
-                    yield handle
-                except BaseException:
-                    cancel()
-                    raise
+        async with offer(self, stream, content_encoding) as handle:
+            yield handle
 
     # -- logs ------------------------------------------------------------------------------------
 
@@ -222,6 +132,8 @@ class AsyncDriverClient(Metadata):
         Args:
             show_all_logs: False keeps to the lines of hooks.
         """
+        from anyio import create_task_group
+
         failure: Exception | None = None
         async with create_task_group() as tg:
             tg.start_soon(self._follow_logs, show_all_logs)
@@ -234,7 +146,9 @@ class AsyncDriverClient(Metadata):
             raise failure
 
     async def _follow_logs(self, show_all_logs: bool) -> None:
+        import grpc
         from anyio import sleep
+        from google.protobuf import empty_pb2
 
         delay = 0.1
         for _ in range(LOG_RECONNECTS):
@@ -272,6 +186,9 @@ class AsyncDriverClient(Metadata):
         Raises:
             DriverError: the exporter cannot be asked.
         """
+        import grpc
+        from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2
+
         if getattr(self, "_status_unsupported", False):
             return None
         try:
@@ -313,6 +230,9 @@ class AsyncDriverClient(Metadata):
 
     async def end_session_async(self) -> bool:
         """Tell the exporter that this client is done; False when it has no notion of that, or refuses."""
+        import grpc
+        from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2
+
         try:
             response = await self.stub.EndSession(jumpstarter_pb2.EndSessionRequest(), timeout=END_SESSION_TIMEOUT)
         except grpc.aio.AioRpcError as error:
@@ -376,44 +296,6 @@ _LOGGERS: dict[int, tuple[str, bool]] = {
     LogSource.AFTER_LEASE_HOOK: ("exporter:afterLease", True),
     LogSource.DRIVER: ("exporter:driver", False),
 }
-
-
-class _Strict(ObjectStream[bytes]):
-    """A client's stream whose failure breaks the transfer off, as the exporter would wait for the rest of it."""
-
-    def __init__(self, stream: ObjectStream[bytes], cancel: Callable[[], object]) -> None:
-        self._stream = stream
-        self._cancel = cancel
-
-    async def send_eof(self) -> None:
-        """End the sending direction of the stream."""
-        try:
-            await self._stream.send_eof()
-        except Exception:
-            self._cancel()
-            raise
-
-    async def aclose(self) -> None:
-        """Close the stream."""
-        await self._stream.aclose()
-
-    async def receive(self) -> bytes:
-        """Receive from the stream."""
-        try:
-            return await self._stream.receive()
-        except EndOfStream:
-            raise
-        except Exception:
-            self._cancel()
-            raise
-
-    async def send(self, item: bytes) -> None:
-        """Send to the stream."""
-        try:
-            await self._stream.send(item)
-        except Exception:
-            self._cancel()
-            raise
 
 
 __all__ = [

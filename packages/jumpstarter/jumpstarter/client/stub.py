@@ -41,6 +41,12 @@ class MultipathExporterStub:
         self._open_blocking = blocking_channel
         self.direct_path = direct_path
 
+    def add_channel(self, channel: Any) -> None:
+        """Add a channel, the least preferred one."""
+        self.channels.append(channel)
+        self._stubs.append(_SessionStub(channel))
+        self._ready = self._stubs[0] if len(self._stubs) == 1 else None
+
     def _select(self) -> _SessionStub:
         if self._ready is not None:
             return self._ready

@@ -56,8 +56,8 @@ class Driver(Metadata, metaclass=ABCMeta):
     """Help texts of commands, by method name."""
 
     def __post_init__(self) -> None:
-        if hasattr(super(), "__post_init__"):
-            super().__post_init__()
+        if (further := getattr(super(), "__post_init__", None)) is not None:
+            further()
         if isinstance(self.uuid, str):
             self.uuid = UUID(self.uuid)
         self.logger = logging.getLogger(f"driver.{type(self).__name__}")

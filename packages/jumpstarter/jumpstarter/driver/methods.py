@@ -108,7 +108,7 @@ def _integer_positions(function: Any, *, bound: bool) -> tuple[frozenset[int], i
         return frozenset(), None
     if bound and not inspect.ismethod(function):
         parameters = parameters[1:]
-    integers = set()
+    integers: set[int] = set()
     for position, parameter in enumerate(parameters):
         if not _wants_integer(hints.get(parameter.name)):
             continue

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from anyio import BrokenResourceError, ClosedResourceError, create_task_group, fail_after
-from anyio.abc import ObjectStream
+from anyio.abc import AnyByteStream, ObjectStream
 
 from jumpstarter.common.exceptions import ConfigurationError
 from jumpstarter.common.tempfile import TemporaryUnixListener
@@ -55,7 +55,7 @@ class _Call:
         self._connection = connection
         self.stream: DirectStream | None = None
 
-    async def accept(self, stream: ObjectStream[bytes], metadata: dict[str, str]) -> ObjectStream[bytes]:
+    async def accept(self, stream: ObjectStream[bytes], metadata: dict[str, str]) -> AnyByteStream:
         """Tell the client that its stream is open, and return this end of it."""
         raw = stream.extra(PumpAttribute.socket, None) is not None
         await write_object(self._connection, {"metadata": metadata, "raw": raw})
@@ -87,7 +87,7 @@ async def _serve_one(session: Session, connection: SocketByteStream) -> None:
     try:
         async with create_task_group() as tg:
 
-            async def accept(stream: ObjectStream[bytes], metadata: dict[str, str]) -> ObjectStream[bytes]:
+            async def accept(stream: ObjectStream[bytes], metadata: dict[str, str]) -> AnyByteStream:
                 remote = await call.accept(stream, metadata)
                 if call.stream is not None:
                     tg.start_soon(end_when_gone, call.stream)

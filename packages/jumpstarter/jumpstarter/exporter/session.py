@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 import grpc
-from anyio import CancelScope, CapacityLimiter, Event
+from anyio import CancelScope, CapacityLimiter, Event, create_task_group
 from anyio.from_thread import start_blocking_portal
 from google.protobuf import empty_pb2
 from jumpstarter_protocol import jumpstarter_pb2, jumpstarter_pb2_grpc, router_pb2_grpc
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from jumpstarter.common.enums import ExporterStatus, LogSource
 from jumpstarter.common.metadata import Metadata
+from jumpstarter.common.report_file import write_report
 from jumpstarter.common.streams import StreamRequestMetadata
 from jumpstarter.common.tempfile import TemporarySocket
 from jumpstarter.driver.dispatch import abort_with, details_of, status_of, thread_limiter
@@ -31,7 +32,7 @@ from jumpstarter.streams.metadata import MetadataStreamAttributes
 from jumpstarter.streams.router import CLOSE_KEY, RouterStream
 
 if TYPE_CHECKING:
-    from anyio.abc import ObjectStream
+    from anyio.abc import AnyByteStream, ObjectStream
 
     from jumpstarter.driver import Driver
     from jumpstarter.exporter.lease_context import LeaseContext
@@ -188,7 +189,22 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
                 if port.startswith("unix:"):
                     path = Path(port.removeprefix("unix:").removeprefix("//"))
                     await stack.enter_async_context(serve_direct(self, path))
+                    stack.enter_context(self._report_file(path))
             yield
+
+    @contextmanager
+    def _report_file(self, path: Path) -> Generator[None, None, None]:
+        """Keep the report of the drivers beside a socket while the body runs, where that is possible."""
+        try:
+            file = write_report(path, [report_members(report) for report in self._make_report().reports])
+        except OSError as error:
+            logger.debug("no report beside %s: %s", path, error)
+            yield
+            return
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def serve_unix_async(self) -> AsyncGenerator[Path, None]:
@@ -254,6 +270,9 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
 
     async def GetReport(self, request: empty_pb2.Empty, context: Any) -> jumpstarter_pb2.GetReportResponse:
         """Return the tree of drivers, parents first."""
+        return self._make_report()
+
+    def _make_report(self) -> jumpstarter_pb2.GetReportResponse:
         if self._report is None:
             self._report = jumpstarter_pb2.GetReportResponse(
                 uuid=str(self.uuid),
@@ -321,17 +340,33 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
     async def Stream(self, request_iterator: Any, context: Any) -> None:
         """Open the stream that the metadata name and forward both directions until they end."""
 
+        failure: Exception | None = None
+
         async def accept(stream: ObjectStream[bytes], metadata: dict[str, str]) -> ObjectStream[bytes]:
             await context.send_initial_metadata(tuple((metadata | {CLOSE_KEY: "1"}).items()))
-            return RouterStream(context=context)
+            remote = RouterStream(context=context)
+            tg.start_soon(end_when_reset, remote)
+            return remote
 
-        await self.serve_stream(dict(context.invocation_metadata()), context, accept)
+        async def end_when_reset(remote: RouterStream) -> None:
+            # A client that has finished sending and then goes away must not wait for a device that stays silent.
+            if await remote.wait_reset():
+                tg.cancel_scope.cancel()
+
+        async with create_task_group() as tg:
+            try:
+                await self.serve_stream(dict(context.invocation_metadata()), context, accept)
+            except Exception as error:  # noqa: BLE001 (raised again below, outside the group that would wrap it)
+                failure = error
+            tg.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def serve_stream(
         self,
         metadata: dict[str, Any],
         context: Any,
-        accept: Callable[[ObjectStream[bytes], dict[str, str]], Awaitable[ObjectStream[bytes]]],
+        accept: Callable[[ObjectStream[bytes], dict[str, str]], Awaitable[AnyByteStream]],
     ) -> None:
         """Open a stream and forward both directions until they end.
 
@@ -389,6 +424,17 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
             await context.abort(grpc.StatusCode.NOT_FOUND, f"this exporter has no driver with uuid {uuid}")
             raise AssertionError("abort returned")
         return driver
+
+
+def report_members(report: jumpstarter_pb2.DriverInstanceReport) -> dict[str, Any]:
+    """Return the members of a driver's report as plain values."""
+    return {
+        "uuid": report.uuid,
+        "parent_uuid": report.parent_uuid if report.HasField("parent_uuid") else None,
+        "labels": dict(report.labels),
+        "description": report.description or None,
+        "methods_description": dict(report.methods_description),
+    }
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from asyncio import InvalidStateError
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Protocol
 
 from anyio import (
@@ -66,11 +67,10 @@ async def copy_stream(dst: Sender, src: Receiver) -> None:
 
 async def _pump(dst: Sender, src: Receiver) -> None:
     """Copy until the end of `src`; raise SourceBroken when it breaks, return when `dst` does."""
-    receive = src.receive
-    wide = isinstance(src, ByteReceiveStream)
+    receive = partial(src.receive, CHUNK_SIZE) if isinstance(src, ByteReceiveStream) else src.receive
     while True:
         try:
-            chunk = await (src.receive(CHUNK_SIZE) if wide else receive())  # type: ignore[attr-defined]
+            chunk = await receive()
         except EndOfStream:
             break
         except (BrokenResourceError, ClosedResourceError, InvalidStateError) as error:
@@ -116,10 +116,10 @@ async def forward_stream(a: AnyByteStream, b: AnyByteStream) -> AsyncGenerator[N
                 pumps.cancel()
 
         async def both() -> None:
-            sockets = [stream.extra(PumpAttribute.socket, None) for stream in (a, b)]
+            one, other = (stream.extra(PumpAttribute.socket, None) for stream in (a, b))
             with pumps:
-                if None not in sockets:
-                    await pump(*sockets)
+                if one is not None and other is not None:
+                    await pump(one, other)
                     return
                 async with create_task_group() as inner:
                     inner.start_soon(direction, a, b)

@@ -19,7 +19,7 @@ from typing import Any
 
 import anyio
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, Event
-from anyio.abc import ObjectStream
+from anyio.abc import AnyByteStream, ObjectStream
 
 from .pump import PumpAttribute
 from .sockets import SocketByteStream
@@ -59,7 +59,7 @@ def available(path: str) -> bool:
     return os.access(path + SUFFIX, os.R_OK | os.W_OK)
 
 
-async def open_direct(path: str, request: Mapping[str, Any]) -> tuple[dict[str, str], ObjectStream[bytes]]:
+async def open_direct(path: str, request: Mapping[str, Any]) -> tuple[dict[str, str], AnyByteStream]:
     """Ask the session at `path` for a stream; return its metadata and the stream, to be closed by the caller.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anyio import TypedAttributeSet, typed_attribute
-from anyio.abc import ObjectStream
+from anyio.abc import AnyByteStream, ObjectStream
 
 
 class MetadataStreamAttributes(TypedAttributeSet):
@@ -20,7 +20,7 @@ class MetadataStreamAttributes(TypedAttributeSet):
 class MetadataStream(ObjectStream[bytes]):
     """`stream` with `metadata`, which is fixed for its whole life."""
 
-    stream: ObjectStream[bytes]
+    stream: AnyByteStream
     metadata: dict[str, str] = field(default_factory=dict)
 
     async def send(self, item: bytes) -> None:

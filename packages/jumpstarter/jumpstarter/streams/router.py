@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, Event
 from anyio.abc import ObjectStream
 from jumpstarter_protocol import router_pb2
 
@@ -47,6 +47,7 @@ class RouterStream(ObjectStream[bytes]):
     _eof_sent: bool = field(init=False, default=False)
     _eof_received: bool = field(init=False, default=False)
     _closed: bool = field(init=False, default=False)
+    _half_closed: Event = field(init=False, default_factory=Event)
 
     def __post_init__(self) -> None:
         if isinstance(self.context, grpc.aio.StreamStreamCall):
@@ -102,6 +103,7 @@ class RouterStream(ObjectStream[bytes]):
                 return frame.payload
             if kind == _GOAWAY:
                 self._eof_received = True
+                self._half_closed.set()
                 raise EndOfStream
             if kind == _RST_STREAM:
                 self._eof_received = True
@@ -119,6 +121,20 @@ class RouterStream(ObjectStream[bytes]):
                 await self.context.done_writing()
         except _GONE:
             pass
+
+    async def wait_reset(self) -> bool:
+        """Wait until the other end, having finished sending, says that it has closed the stream.
+
+        Returns False when it can't say so any more, as peers that don't know of it never do.
+        """
+        await self._half_closed.wait()
+        try:
+            while (frame := await self.context.read()) is not grpc.aio.EOF:
+                if frame.frame_type == _RST_STREAM:
+                    return True
+        except _GONE:
+            pass
+        return False
 
     def abort(self) -> None:
         """Cancel the call, which tells the other end that this one has not got, or given, everything."""

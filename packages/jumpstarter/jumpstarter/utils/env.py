@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from jumpstarter.client import DriverClient
 
-__all__ = ["ExporterMetadata", "env", "env_async", "env_with_metadata", "env_with_metadata_async"]
+__all__ = ["ExporterMetadata", "env", "env_async", "env_with_metadata", "env_with_metadata_async", "lazy_env"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,27 @@ def env() -> Generator[DriverClient, None, None]:
             yield client
         finally:
             client.close()
+
+
+@contextmanager
+def lazy_env() -> Generator[DriverClient, None, None]:
+    """Yield the root client of the session at `$JUMPSTARTER_HOST`, connecting only when a driver is used.
+
+    That is possible where the session is on this machine and left a report of its drivers; elsewhere it is `env`.
+
+    Raises:
+        EnvironmentVariableNotSetError: there is no such session; also a RuntimeError.
+        ExporterUnreachableError: nothing answers there.
+    """
+    from jumpstarter.client.lazy import lazy_client
+
+    host = os.environ.get(JUMPSTARTER_HOST)
+    allow, unsafe = drivers_allowed() if host else ([], False)
+    with ExitStack() as stack:
+        client = (
+            stack.enter_context(lazy_client(host, allow, unsafe)) if host and not os.environ.get(JMP_LEASE) else None
+        )
+        yield client if client is not None else stack.enter_context(env())
 
 
 @asynccontextmanager
