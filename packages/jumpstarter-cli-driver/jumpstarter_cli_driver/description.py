@@ -120,10 +120,28 @@ def _methods(driver_class: Any) -> list[dict[str, Any]]:
     return found
 
 
+class _Plain:
+    """An annotation that is text, shown without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _plain(annotation: Any) -> Any:
+    return _Plain(annotation) if isinstance(annotation, str) else annotation
+
+
 def _signature(function: Any) -> str:
     try:
         signature = inspect.signature(inspect.unwrap(function))
     except (TypeError, ValueError):
         return "(...)"
-    parameters = list(signature.parameters.values())[1:]
-    return str(signature.replace(parameters=parameters))
+    parameters = [
+        parameter.replace(annotation=_plain(parameter.annotation))
+        for parameter in list(signature.parameters.values())[1:]
+    ]
+    shown = signature.replace(parameters=parameters, return_annotation=_plain(signature.return_annotation))
+    return str(shown)
