@@ -66,6 +66,8 @@ class DescriptorStream(ObjectStream[bytes]):
         self._port = port
         self._descriptor = descriptor
         self._logger = logger
+        self._closed = False
+        self._closing = anyio.Lock()
         os.set_blocking(descriptor, False)
 
     async def receive(self) -> bytes:
@@ -75,7 +77,7 @@ class DescriptorStream(ObjectStream[bytes]):
             anyio.EndOfStream: the port is gone, or its other end hung up.
         """
         while True:
-            if not self._port.is_open:
+            if self._closed:
                 raise anyio.ClosedResourceError
             await anyio.wait_readable(self._descriptor)
             try:
@@ -83,7 +85,7 @@ class DescriptorStream(ObjectStream[bytes]):
             except BlockingIOError:
                 continue
             except OSError as error:
-                if not self._port.is_open:
+                if self._closed:
                     raise anyio.ClosedResourceError from error
                 self._logger.error("serial port %s is lost: %s", self._name, os.strerror(error.errno or errno.EIO))
                 raise anyio.EndOfStream from error
@@ -100,7 +102,7 @@ class DescriptorStream(ObjectStream[bytes]):
         """
         left = memoryview(item)
         while left:
-            if not self._port.is_open:
+            if self._closed:
                 raise anyio.ClosedResourceError
             try:
                 left = left[os.write(self._descriptor, left) :]
@@ -115,12 +117,14 @@ class DescriptorStream(ObjectStream[bytes]):
         """Do nothing: a serial line has no end."""
 
     async def aclose(self) -> None:
-        """Close the port."""
-        if self._port.is_open:
-            anyio.notify_closing(self._descriptor)
-            with anyio.CancelScope(shield=True):
-                # Closing a device can wait until its output has gone out.
-                await to_thread.run_sync(self._port.close)
+        """Close the port; returns when it is closed, whoever began with it."""
+        with anyio.CancelScope(shield=True):
+            async with self._closing:
+                if not self._closed:
+                    self._closed = True
+                    anyio.notify_closing(self._descriptor)
+                    # Closing a device can wait until its output has gone out.
+                    await to_thread.run_sync(self._port.close)
 
 
 class MailboxStream(ObjectStream[bytes]):
