@@ -324,26 +324,25 @@ with open("/proc/self/status") as status:
 
 
 @pytest.fixture
-def plain_device(tmp_path: Path, process_env: dict[str, str]) -> Run:
-    """Run a command with a device whose client loads nothing of its own, and with byte code that is kept."""
-    config = tmp_path / "plain.yaml"
-    config.write_text("metadata: {namespace: a, name: b}\nexport:\n  group: {children: {inner: {children: {}}}}\n")
+def compiled_shell(exporter_config: Path, tmp_path: Path, process_env: dict[str, str]) -> Run:
+    """Run a command with a device where byte code is kept, as on a user's machine."""
     env = {name: value for name, value in process_env.items() if name != "PYTHONDONTWRITEBYTECODE"}
     env["PYTHONPYCACHEPREFIX"] = str(tmp_path / "pycache")
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
-        jmp = [sys.executable, "-m", "jumpstarter_cli", "shell", "--exporter-config", str(config), "--"]
+        jmp = [sys.executable, "-m", "jumpstarter_cli", "shell", "--exporter-config", str(exporter_config), "--"]
         return subprocess.run([*jmp, *command], env=env, capture_output=True, text=True, timeout=TIMEOUT, check=True)
 
     return run
 
 
-def test_j_costs_at_most_fourteen_times_an_empty_python(plain_device: Run) -> None:
-    program = "import sys; from jumpstarter_cli.j import j; sys.argv = ['j', '--help']; j()"
-    result = plain_device(sys.executable, "-c", MEASURE, sys.executable, "-c", program)
+@pytest.mark.parametrize("args", [["--help"], ["power", "on"]])
+def test_j_costs_at_most_fourteen_times_an_empty_python(args: list[str], compiled_shell: Run) -> None:
+    program = f"import sys; from jumpstarter_cli.j import j; sys.argv = {['j', *args]!r}; j()"
+    result = compiled_shell(sys.executable, "-c", MEASURE, sys.executable, "-c", program)
     assert float(result.stdout) <= 14
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is read from /proc")
-def test_j_needs_at_most_fifty_mebibytes(plain_device: Run) -> None:
-    assert int(plain_device(sys.executable, "-c", PEAK).stderr) <= 50 * 1024
+def test_j_needs_at_most_fifty_mebibytes(compiled_shell: Run) -> None:
+    assert int(compiled_shell(sys.executable, "-c", PEAK).stderr) <= 50 * 1024
