@@ -93,13 +93,16 @@ def test_closing_the_stream_hangs_up_at_the_target(tcp_target: Callable[..., int
         assert hung_up.wait(5)
 
 
-def test_stream_of_a_silent_target_closes_at_once(tcp_target: Callable[..., int]) -> None:
+@pytest.mark.parametrize("half_closed", [False, True])
+def test_stream_of_a_silent_target_closes_at_once(tcp_target: Callable[..., int], half_closed: bool) -> None:
     done = threading.Event()
     try:
         with serve(TcpNetwork(host="127.0.0.1", port=tcp_target(lambda _: done.wait(30)))) as client:
             start = time.monotonic()
             with client.stream() as stream:
                 stream.send(b"anybody there?")
+                if half_closed:
+                    stream.send_eof()
             assert time.monotonic() - start < 1
     finally:
         done.set()

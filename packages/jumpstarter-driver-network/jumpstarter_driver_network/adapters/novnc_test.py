@@ -253,7 +253,6 @@ class Browser:
 def browse(tmp_path: Path) -> Iterator[Callable[[str], Browser]]:
     """Open a page in a headless Chromium."""
     with ExitStack() as stack:
-
         need("chromium")
 
         def open_page(url: str) -> Browser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,6 +20,8 @@ from anyio import (
 )
 from anyio.abc import ObjectStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+logger = logging.getLogger(__name__)
 
 SUBPROTOCOL = "binary"
 """The subprotocol that VNC viewers in browsers ask for; the only one that is accepted."""
@@ -64,6 +67,7 @@ class WebsocketClientStream(ObjectStream[bytes]):
         except ConnectionClosedOK:
             raise EndOfStream from None
         except ConnectionClosed as error:
+            logger.warning("WebSocket closed: %s", error)
             raise BrokenResourceError(f"WebSocket closed: {error}") from error
         return message.encode() if isinstance(message, str) else bytes(message)
 

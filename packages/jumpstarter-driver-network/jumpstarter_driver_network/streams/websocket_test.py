@@ -71,6 +71,18 @@ def test_normal_close_of_the_server_is_the_end_of_the_stream() -> None:
         stream.receive()
 
 
+def test_abnormal_close_is_logged_where_the_client_sees_it(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        running(lambda conn: conn.close(4001, "board unplugged")) as port,
+        serve(WebsocketNetwork(url=f"ws://127.0.0.1:{port}")) as client,
+        client.stream() as stream,
+        pytest.raises((anyio.EndOfStream, BrokenResourceError)),
+    ):
+        stream.receive()
+
+    assert any("4001" in text and "board unplugged" in text for text in caplog.messages)
+
+
 async def test_abnormal_close_tells_code_and_reason() -> None:
     with running(lambda conn: conn.close(4001, "board unplugged")) as port:
         async with WebsocketNetwork(url=f"ws://127.0.0.1:{port}").connect() as stream:
