@@ -17,7 +17,6 @@ from jumpstarter.client.grpc import (
     LeaseList,
     MultipathExporterStub,
     WithOptions,
-    _remaining,
     add_display_columns,
     add_exporter_row,
     parse_client_identifier,
@@ -25,6 +24,7 @@ from jumpstarter.client.grpc import (
     parse_identifier,
     parse_lease_identifier,
 )
+from jumpstarter.client.records import _remaining
 from jumpstarter.common.enums import ExporterStatus
 
 BEGIN = datetime(2030, 1, 1, 12, tzinfo=UTC)

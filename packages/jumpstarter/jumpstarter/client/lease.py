@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -28,9 +28,11 @@ from jumpstarter.common.router import RouterChannels
 from jumpstarter.common.tempfile import TemporaryUnixListener
 from jumpstarter.common.tls import TLSConfigV1Alpha1
 
+from .direct_lease import DirectLease
 from .exceptions import LeaseError, LeaseTimeoutError
 from .grpc import ClientService
 from .grpc import Lease as LeaseState
+from .lease_watch import Clock, end_reason, watch
 from .selectors import same_selector
 from .spinner import LeaseAcquisitionSpinner
 
@@ -56,16 +58,8 @@ UNDO_TIMEOUT = 3.0
 DIAL_FIRST, DIAL_LONGEST = 0.3, 2.0
 """Seconds before a connection to the exporter is tried again, at first and after a while."""
 
-MONITOR_INTERVAL = 30.0
-"""Seconds between two looks at a running lease, at most."""
-
-EXPIRY_GRACE = 30.0
-"""Seconds after which a lease counts as ended by the clock while the controller can't be asked."""
-
 _PASSING = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "INTERNAL", "RESOURCE_EXHAUSTED"})
 """Names of the statuses after which the same request may succeed."""
-
-_ENDED_REASONS = ("Released", "Expired")
 
 
 def _passing(error: ConnectionError) -> bool:
@@ -213,14 +207,12 @@ class Lease:
         self._check_not_ended(lease)
 
     def _check_not_ended(self, lease: LeaseState) -> None:
-        reason = next(
-            (r for r in _ENDED_REASONS if condition_present_and_equal(lease.conditions, "Ready", "False", r)), None
-        )
-        if lease.effective_end_time is None and reason is None:
+        reason = end_reason(lease)
+        if reason is None:
             return
         ended = f" at {lease.effective_end_time:%Y-%m-%d %H:%M:%S}" if lease.effective_end_time else ""
-        why = condition_message(lease.conditions, "Ready") or reason or ""
-        raise LeaseError(f"lease {lease.name} has ended{ended}{f': {why}' if why else ''}; request a new one")
+        why = condition_message(lease.conditions, "Ready") or reason
+        raise LeaseError(f"lease {lease.name} has ended{ended}: {why}; request a new one")
 
     async def _create(self, spinner: LeaseAcquisitionSpinner) -> None:
         # The name is chosen here, so that a request whose answer got lost, or that was cancelled, can be undone.
@@ -473,7 +465,7 @@ class Lease:
         """
         failure: Exception | None = None
         async with create_task_group() as tasks:
-            tasks.start_soon(self._monitor, threshold)
+            tasks.start_soon(watch, self, self._clock, threshold)
             try:
                 yield
             except Exception as error:  # noqa: BLE001 (raised again below, outside of the task group)
@@ -487,158 +479,3 @@ class Lease:
         """Watch for the end of the lease while the body runs; see `monitor_async`."""
         with self.portal.wrap_async_context_manager(self.monitor_async(threshold)):
             yield
-
-    async def _monitor(self, threshold: timedelta) -> None:
-        deadline: float | None = None
-        warned = lost = False
-        while True:
-            try:
-                lease = await self.get()
-                lost = False
-                if self._has_ended(lease):
-                    break
-                deadline = self._deadline(lease)
-            except ConnectionError as error:
-                if not lost:
-                    logger.warning("the lease %s can't be watched for now: %s", self.name, error)
-                lost = True
-            if deadline is None:
-                await sleep(min(MONITOR_INTERVAL, 5))
-                continue
-            left = deadline - self._clock.monotonic()
-            if left <= -EXPIRY_GRACE and lost:
-                break
-            if not warned and left <= threshold.total_seconds():
-                warned = True
-                self._tell(timedelta(seconds=max(left, 0)))
-            elif left > threshold.total_seconds():
-                warned = False  # it was extended
-            await sleep(_next_look(left, threshold.total_seconds()))
-        self.lease_ended = True
-        logger.info("lease %s has ended", self.name)
-        self._notify(timedelta(0))
-
-    @staticmethod
-    def _has_ended(lease: LeaseState) -> bool:
-        return lease.effective_end_time is not None or any(
-            condition_present_and_equal(lease.conditions, "Ready", "False", reason) for reason in _ENDED_REASONS
-        )
-
-    def _deadline(self, lease: LeaseState) -> float | None:
-        """Return when the lease will end, on the monotonic clock, or None when that can't be told."""
-        if lease.effective_begin_time is None or lease.duration is None:
-            return None
-        return self._clock.at(lease.effective_begin_time + lease.duration)
-
-    def _tell(self, left: timedelta) -> None:
-        logger.info("lease %s ends in %s", self.name, timedelta(seconds=int(left.total_seconds())))
-        self._notify(left)
-
-    def _notify(self, left: timedelta) -> None:
-        if self.lease_ending_callback is None:
-            return
-        try:
-            self.lease_ending_callback(self, left)
-        except Exception as error:  # noqa: BLE001 (a callback of any kind must not end the watch)
-            logger.warning("telling of the end of lease %s failed: %s", self.name, error)
-
-
-def _next_look(left: float, threshold: float) -> float:
-    """Seconds until the lease is looked at again: when its end comes near, when it has come, or in a while."""
-    until = left - threshold if left > threshold else left
-    return min(MONITOR_INTERVAL, max(until, 1.0))
-
-
-class Clock:
-    """Places times of the controller on this machine's monotonic clock, although their clocks may differ."""
-
-    TOLERANCE = timedelta(seconds=2)
-
-    def __init__(
-        self,
-        monotonic: Callable[[], float] = time.monotonic,
-        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        self.monotonic = monotonic
-        self._wall = wall
-        self._ahead = timedelta(0)
-
-    def observe(self, event: datetime, within: float) -> None:
-        """Learn from an event that the controller dates and that happened within the last seconds."""
-        low = event - self._wall()
-        high = low + timedelta(seconds=within)
-        # A difference that the delay explains, or that doesn't matter, is not taken for one of the clocks.
-        self._ahead = timedelta(0) if low - self.TOLERANCE <= timedelta(0) <= high + self.TOLERANCE else low
-
-    def at(self, moment: datetime) -> float:
-        """Return the monotonic time of a moment that the controller names."""
-        return self.monotonic() + (moment - self._wall() - self._ahead).total_seconds()
-
-
-@dataclass(kw_only=True)
-class DirectLease:
-    """Stands for a lease where an exporter is reached directly over TCP, without a controller."""
-
-    address: str
-    """`host:port` of the exporter."""
-    portal: BlockingPortal
-    allow: list[str]
-    unsafe: bool
-    tls_config: TLSConfigV1Alpha1 | None = None
-    grpc_options: dict[str, Any] = field(default_factory=dict)
-    insecure: bool = False
-    """Speak plain text."""
-    passphrase: str | None = field(default=None, repr=False)
-
-    name: str = field(init=False, default="direct")
-    exporter_name: str = field(init=False, default="direct")
-    exporter_labels: dict[str, str] = field(init=False, default_factory=dict)
-    release: bool = field(init=False, default=False)
-    lease_ending_callback: Any = field(init=False, default=None)
-    lease_ended: bool = field(init=False, default=False)
-    lease_transferred: bool = field(init=False, default=False)
-
-    @asynccontextmanager
-    async def serve_unix_async(self) -> AsyncGenerator[str, None]:
-        """Yield the address, to which clients connect themselves."""
-        yield self.address
-
-    @asynccontextmanager
-    async def monitor_async(self, threshold: timedelta = timedelta(minutes=5)) -> AsyncGenerator[None, None]:
-        """Do nothing while the body runs: there is no end to watch for."""
-        yield
-
-    @asynccontextmanager
-    async def connect_async(self, stack: ExitStack) -> AsyncGenerator[DriverClient, None]:
-        """Yield the root client of the exporter.
-
-        Args:
-            stack: holds what the client opens.
-
-        Raises:
-            ExporterUnreachableError: the exporter gives no answer.
-        """
-        from .client import client_from_path
-
-        async with client_from_path(
-            self.address,
-            self.portal,
-            stack,
-            allow=self.allow,
-            unsafe=self.unsafe,
-            tls_config=self.tls_config,
-            grpc_options=self.grpc_options,
-            insecure=self.insecure,
-            passphrase=self.passphrase,
-        ) as client:
-            try:
-                yield client
-            finally:
-                with CancelScope(shield=True):
-                    await to_thread.run_sync(client.close)
-
-    @contextmanager
-    def connect(self) -> Generator[DriverClient, None, None]:
-        """Yield the root client of the exporter; errors as of `connect_async`."""
-        with ExitStack() as stack, self.portal.wrap_async_context_manager(self.connect_async(stack)) as client:
-            yield client

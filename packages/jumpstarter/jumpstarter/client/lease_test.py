@@ -16,7 +16,8 @@ from anyio import create_task_group, fail_after
 from anyio.from_thread import BlockingPortal
 
 from jumpstarter.client.exceptions import LeaseError
-from jumpstarter.client.lease import Clock, DirectLease, Lease, _next_look, new_lease_name
+from jumpstarter.client.lease import DirectLease, Lease, new_lease_name
+from jumpstarter.client.lease_watch import Clock, _next_look, deadline_of
 from jumpstarter.common.exceptions import ConnectionError, ExporterUnreachableError
 from jumpstarter.config.serving import controller_channel
 from jumpstarter.driver import Driver, export
@@ -411,6 +412,23 @@ async def test_monitor_goes_on_when_the_controller_is_away(lab: Any, caplog: pyt
         await until(lambda: lease.lease_ended)
 
 
+async def test_lease_that_the_controller_does_not_know_any_more_has_ended(lab: Any) -> None:
+    lab.controller.add("rpi-1", board="rpi")
+    async with lease_of(lab) as lease, lease, lease.monitor_async():
+        lab.controller.leases.clear()
+        await until(lambda: lease.lease_ended)
+
+
+async def test_lease_that_was_handed_over_is_noticed_and_left_to_its_new_owner(lab: Any) -> None:
+    lab.controller.add("rpi-1", board="rpi")
+    async with lease_of(lab) as lease, lease:
+        await lease.svc.UpdateLease(name=lease.name, client="bob")
+        async with lease.monitor_async():
+            await until(lambda: lease.lease_transferred)
+    assert lab.controller.active() == [lease.name]
+    assert lab.faults.calls["DeleteLease"] == 0
+
+
 async def test_failing_callback_does_not_end_the_watch(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
     lab.controller.add("rpi-1", board="rpi")
 
@@ -460,7 +478,7 @@ async def test_end_is_told_by_the_duration_although_clocks_differ(lab: Any) -> N
     lab.controller.ahead = timedelta(hours=3)
     lab.controller.add("rpi-1", board="rpi")
     async with lease_of(lab) as lease, lease:
-        deadline = lease._deadline(await lease.get())
+        deadline = deadline_of(await lease.get(), lease._clock)
         assert deadline is not None
         assert deadline - lease._clock.monotonic() == pytest.approx(HALF_HOUR.total_seconds(), abs=5)
 
