@@ -93,19 +93,31 @@ class MockRouter(router_pb2_grpc.RouterServiceServicer):
         other = self.waiting.pop(authorization, None)
         if other is not None:
             self.paired += 1
-            peer, done = other
+            peer, done, gone = other
             try:
                 async with create_task_group() as tg:
-                    tg.start_soon(self._relay, context, peer)
-                    tg.start_soon(self._relay, peer, context)
+
+                    async def end_with_peer() -> None:
+                        await gone.wait()
+                        tg.cancel_scope.cancel()
+
+                    async def both() -> None:
+                        async with create_task_group() as directions:
+                            directions.start_soon(self._relay, context, peer)
+                            directions.start_soon(self._relay, peer, context)
+                        tg.cancel_scope.cancel()
+
+                    tg.start_soon(end_with_peer)
+                    tg.start_soon(both)
             finally:
                 done.set()
             return
-        done = Event()
-        self.waiting[authorization] = (context, done)
+        done, gone = Event(), Event()
+        self.waiting[authorization] = (context, done, gone)
         try:
             await done.wait()
         finally:
+            gone.set()
             self.waiting.pop(authorization, None)
 
     @staticmethod
@@ -232,7 +244,8 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
         self._condition(lease, "Ready", "False", reason, f"the lease is {reason.lower()}")
         for board in self.boards.values():
             if board.lease == name:
-                board.lease = None
+                # Who listened for this lease must not be sent the callers of the next one.
+                board.lease = board.listener = None
                 board.notify()
         self.schedule()
 
@@ -411,9 +424,13 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
         send, receive = create_memory_object_stream[Any](BUFFER)
         board.listener = send
         self._tell()
-        with send, receive:
-            async for item in receive:
-                yield item
+        try:
+            with send, receive:
+                async for item in receive:
+                    yield item
+        finally:
+            if board.listener is send:
+                board.listener = None
 
     async def Dial(self, request: Any, context: Any) -> Any:
         await self.faults.enter("Dial", context)
