@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Generator
-from contextlib import contextmanager
+import os
+from collections.abc import Generator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from jumpstarter.client.flasher import FlasherClient
+from jumpstarter.client.flasher import FlasherClient, PathLike
 from jumpstarter_driver_composite.client import CompositeClient
 
 if TYPE_CHECKING:
@@ -20,6 +21,47 @@ if TYPE_CHECKING:
 @dataclass(kw_only=True)
 class QemuFlasherClient(FlasherClient):
     """Flashes the disks and the firmware of a machine that is off."""
+
+    def flash(
+        self,
+        path: PathLike | Mapping[str, PathLike],
+        *,
+        target: str | None = None,
+        compression: Any = None,
+        partition: str | None = None,
+    ) -> Any:
+        """Write an image to the machine: a file, an http(s) URL, or an `oci://` URL that the exporter fetches."""
+        if isinstance(path, str) and path.startswith("oci://"):
+            return self.flash_oci(path, target if target is not None else partition)
+        return super().flash(path, target=target, compression=compression, partition=partition)
+
+    def flash_oci(
+        self,
+        oci_url: str,
+        partition: str | None = None,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+    ) -> int:
+        """Have the exporter write an image from a registry, and print what it says meanwhile; return 0.
+
+        Credentials are those given, else `OCI_USERNAME` and `OCI_PASSWORD` of this process, else the exporter's own.
+
+        Raises:
+            DriverError: it failed; the message says why.
+        """
+        username = username or os.environ.get("OCI_USERNAME")
+        password = password or os.environ.get("OCI_PASSWORD")
+        status = 0
+        with closing(self.streamingcall("flash_oci", oci_url, partition, username, password)) as items:
+            for out, err, code in items:
+                if out:
+                    click.echo(out, nl=False)
+                if err:
+                    click.echo(err, nl=False, err=True)
+                if code is not None:
+                    status = int(code)
+        return status
 
 
 @dataclass(kw_only=True)

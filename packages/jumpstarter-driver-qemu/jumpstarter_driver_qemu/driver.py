@@ -72,6 +72,13 @@ class Qemu(Driver):
     image_dir: str | None = None
     """Directory that keeps flashed images from session to session; a temporary one unless given."""
     extra_args: list[str] = field(default_factory=list)
+    fls_version: str | None = None
+    """Release of `fls` to download for images from registries; the one on the search path unless given."""
+    fls_allow_custom_binaries: bool = False
+    fls_custom_binary_url: str | None = None
+    """Where to get another `fls`; only with `fls_allow_custom_binaries`."""
+    flash_timeout: float = 1800
+    """Seconds that `fls` may take."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

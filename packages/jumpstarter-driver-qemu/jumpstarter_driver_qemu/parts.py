@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -89,27 +89,76 @@ class QemuFlasher(FlasherInterface, Driver):
 
         The image replaces the old one when it is complete; when something goes wrong, that stays.
 
+        Args:
+            source: a resource handle, or an `oci://` URL.
+            partition: name of the partition; None is `root`.
+
         Raises:
             ValueError: there is no such partition, or the image can't be a disk of the machine.
             MachineError: the machine is on.
         """
+        if isinstance(source, str):
+            async with aclosing(self.flash_oci(source, partition)) as items:
+                async for _ in items:
+                    pass
+            return
         from jumpstarter.streams.encoding import AutoDecompressIterator
 
+        async with (
+            self._replacing(partition) as new,
+            self.resource(source) as stream,
+            await anyio.open_file(new, "wb") as file,
+        ):
+            async for chunk in AutoDecompressIterator(source=_chunks(stream)):
+                await file.write(chunk)
+
+    @export
+    async def flash_oci(
+        self,
+        oci_url: str,
+        partition: str | None = None,
+        oci_username: str | None = None,
+        oci_password: str | None = None,
+    ) -> AsyncGenerator[tuple[str, str, int | None], None]:
+        """Write an image from a registry to a partition, with the program `fls` on the exporter.
+
+        Yields pieces of its standard output and standard error, at last with its exit status 0.
+
+        Raises:
+            ValueError: the URL is none of a registry, or half of the credentials is missing.
+            RuntimeError: `fls` is missing, failed, or took too long; or the machine is on.
+        """
+        from .registry import check_url, fetch_image
+
+        check_url(oci_url, oci_username, oci_password)
+        async with self._replacing(partition) as new:
+            items = fetch_image(
+                oci_url,
+                new,
+                username=oci_username,
+                password=oci_password,
+                timeout=self.parent.flash_timeout,
+                version=self.parent.fls_version,
+                binary_url=self.parent.fls_custom_binary_url,
+                allow_custom=self.parent.fls_allow_custom_binaries,
+            )
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+
+    @asynccontextmanager
+    async def _replacing(self, partition: str | None) -> AsyncGenerator[Path, None]:
+        """Yield a file to write an image to; it becomes that of the partition when the body succeeds."""
         target = self.parent.validate_partition(partition)
         self._require_off("flash")
-        descriptor, partial_file = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f"{target.name}.", dir=target.parent)
         os.close(descriptor)
         try:
-            async with (
-                self.resource(source) as stream,
-                await anyio.open_file(partial_file, "wb") as file,
-            ):
-                async for chunk in AutoDecompressIterator(source=_chunks(stream)):
-                    await file.write(chunk)
-            await to_thread.run_sync(self.parent.replace_image, target.name, Path(partial_file))
+            yield Path(name)
+            await to_thread.run_sync(self.parent.replace_image, target.name, Path(name))
         finally:
             with suppress(FileNotFoundError):
-                await anyio.Path(partial_file).unlink()
+                os.unlink(name)
 
     @export
     async def dump(self, target: Any, partition: str | None = None) -> None:

@@ -58,6 +58,12 @@ def check_settings(qemu: Qemu) -> None:
             )
     _check_forwards(qemu.hostfwd)
     _check_disks(qemu.disks)
+    if (
+        isinstance(qemu.flash_timeout, bool)
+        or not isinstance(qemu.flash_timeout, int | float)
+        or qemu.flash_timeout <= 0
+    ):
+        raise ValueError(f"flash_timeout must be a number of seconds above 0, not {qemu.flash_timeout!r}")
     if isinstance(qemu.extra_args, str):
         raise ValueError("extra_args must be a list of words")
     qemu.extra_args = [str(word) for word in qemu.extra_args]
