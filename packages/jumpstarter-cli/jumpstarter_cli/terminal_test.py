@@ -78,7 +78,8 @@ def test_the_shell_has_the_device_and_tells_its_exit_code(terminal: Terminal) ->
 
 
 def test_ctrl_c_ends_what_runs_in_the_shell_and_not_the_shell(terminal: Terminal) -> None:
-    terminal.type("echo begin; sleep 300\n")
+    # One process says that it runs and then waits, so that Ctrl-C can't come before it is there.
+    terminal.type("sh -c 'echo begin; exec sleep 300'\n")
     terminal.wait_for("begin\r\n")
     terminal.type("\x03")
     terminal.wait_for("➤")
