@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -91,55 +90,74 @@ async def _blocking_items(
     bound: Callable[..., Any], arguments: list[Any]
 ) -> AsyncGenerator[StreamingDriverCallResponse, None]:
     """Run a blocking generator in a thread of its own, at most STREAM_BATCH items ahead."""
-    ready: deque[StreamingDriverCallResponse] = deque()
-    room = threading.Semaphore(STREAM_BATCH)
-    stopped = threading.Event()
-    news = Event()
-    finished = False
-    failure: Exception | None = None
+    producer = _Producer(lambda: bound(*arguments))
+    async with create_task_group() as tg:
+        tg.start_soon(producer.run)
+        try:
+            while batch := await producer.next():
+                for item in batch:
+                    yield item
+        finally:
+            producer.stop()
+    if producer.failure is not None:
+        raise producer.failure
 
-    def wake() -> None:
-        news.set()
 
-    def run(generator: Generator[Any, None, None]) -> None:
+class _Producer:
+    """Takes the items of a blocking generator in a thread and hands them over to the event loop in batches."""
+
+    def __init__(self, create: Callable[[], Generator[Any, None, None]]) -> None:
+        self._create = create
+        self._ready: list[StreamingDriverCallResponse] = []
+        self._room = threading.Semaphore(STREAM_BATCH)
+        self._stopped = threading.Event()
+        self._news = Event()
+        self._finished = False
+        self.failure: Exception | None = None
+
+    async def run(self) -> None:
+        """Run the generator to its end, or until `stop`."""
+        try:
+            await to_thread.run_sync(self._run, limiter=thread_limiter.get())
+        except Exception as error:  # noqa: BLE001 (raised by the consumer, after the items before it)
+            self.failure = error
+        self._finished = True
+        self._news.set()
+
+    def _run(self) -> None:
+        generator = self._create()
         try:
             for item in generator:
-                room.acquire()
-                if stopped.is_set():
+                self._room.acquire()
+                if self._stopped.is_set():
                     return
-                was_empty = not ready
-                ready.append(_respond(item))
+                response = _respond(item)
+                was_empty = not self._ready
+                self._ready.append(response)
                 if was_empty:
-                    from_thread.run_sync(wake)
+                    from_thread.run_sync(self._wake)
         finally:
             generator.close()
 
-    async def produce() -> None:
-        nonlocal finished, failure
-        try:
-            await to_thread.run_sync(lambda: run(bound(*arguments)), limiter=thread_limiter.get())
-        except Exception as error:  # noqa: BLE001 (raised below, after the items before it)
-            failure = error
-        finished = True
-        news.set()
+    def _wake(self) -> None:
+        self._news.set()
 
-    async with create_task_group() as tg:
-        tg.start_soon(produce)
-        try:
-            while True:
-                while ready:
-                    yield ready.popleft()
-                    room.release()
-                if finished:
-                    break
-                news = Event()
-                if not ready and not finished:
-                    await news.wait()
-        finally:
-            stopped.set()
-            room.release()
-    if failure is not None:
-        raise failure
+    async def next(self) -> list[StreamingDriverCallResponse]:
+        """Return the items that are there, waiting for one at least; empty at the end."""
+        if not self._ready and not self._finished:
+            self._news = Event()
+            # The thread may have finished an item just before the event was made.
+            if not self._ready and not self._finished:
+                await self._news.wait()
+        batch, self._ready = self._ready, []
+        if batch:
+            self._room.release(len(batch))
+        return batch
+
+    def stop(self) -> None:
+        """Have the thread end at its next item, as nobody wants more."""
+        self._stopped.set()
+        self._room.release()
 
 
 def status_of(error: Exception) -> grpc.StatusCode:
