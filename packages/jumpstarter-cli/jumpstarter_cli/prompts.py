@@ -25,3 +25,19 @@ def ask(
 def split_allow(text: str) -> list[str]:
     """Return the patterns of a comma-separated list; an empty text has none."""
     return [pattern.strip() for pattern in text.split(",") if pattern.strip()]
+
+
+def usable_passphrase(passphrase: str | None) -> str | None:
+    """Return a passphrase that can be sent, or None for an empty one.
+
+    Raises:
+        click.BadParameter: it has characters that can't be sent.
+    """
+    if not passphrase:
+        return None
+    from jumpstarter.common.passphrase import check_passphrase
+
+    try:
+        return check_passphrase(passphrase)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--passphrase") from None

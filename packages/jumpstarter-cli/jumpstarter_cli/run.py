@@ -21,6 +21,8 @@ from jumpstarter_cli_common.config import opt_config
 from jumpstarter_cli_common.entry import report
 from jumpstarter_cli_common.exceptions import ClickExceptionRed, describe, handle_exceptions, leaf_exceptions
 
+from .prompts import usable_passphrase
+
 logger = logging.getLogger("supervisor")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
@@ -117,6 +119,7 @@ def run(
         ctx.exit(_serve_with_exc_handling(config))
     bind = _parse_listener_bind(tls_grpc_listener)
     _check_tls(tls_grpc_insecure, tls_cert, tls_key)
+    passphrase = usable_passphrase(passphrase)
     _warn_of_open_door(bind, insecure=tls_grpc_insecure, passphrase=passphrase)
     ctx.exit(_serve_with_exc_handling(config, bind, tls_grpc_insecure, tls_cert, tls_key, passphrase))
 

@@ -195,6 +195,7 @@ def test_wrong_listener_addresses(value: str) -> None:
         (["--passphrase", "x"], "can only be used with --tls-grpc-listener"),
         (["--tls-grpc-listener", "1234"], "needs either --tls-cert and --tls-key, or --tls-grpc-insecure"),
         (["--tls-grpc-listener", "x", "--tls-grpc-insecure"], "[HOST:]PORT"),
+        (["--tls-grpc-listener", "1234", "--tls-grpc-insecure", "--passphrase", "schlüssel"], "--passphrase"),
     ],
 )
 def test_options_that_make_no_sense_together(options: list[str], text: str, exporter_config: Path) -> None:
@@ -382,3 +383,40 @@ def test_pauses_between_crashes_grow_up_to_a_limit(supervised: SimpleNamespace) 
     _serve_with_exc_handling(config(most=12))
     assert supervised.pauses[:4] == [0.1, 0.2, 0.4, 0.8]
     assert max(supervised.pauses) == 30
+
+
+# Signals would meet the threads and timers of the test runner, so these tests have a process of their own.
+STUBBORN = """\
+import os, signal, subprocess, threading
+from jumpstarter_cli import run
+run.STOP_GRACE = 0.2
+with run._signals_held():
+    # The program inherits the blocked signals, so nothing but SIGKILL ends it.
+    stubborn = subprocess.Popen(["sleep", "300"], start_new_session=True)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    print(run._handle_parent(stubborn.pid))
+    stubborn.returncode = 0
+"""
+
+PAUSE = """\
+import signal, threading
+from jumpstarter_cli import run
+with run._signals_held():
+    print(run._pause(0.01))
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    print(run._pause(30))
+"""
+
+
+def run_script(script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT, check=True)
+
+
+def test_an_exporter_that_does_not_stop_is_killed_in_the_end() -> None:
+    result = run_script(STUBBORN)
+    assert result.stdout == "143\n"
+    assert "did not stop within" in result.stderr
+
+
+def test_a_pause_ends_by_time_or_by_a_signal() -> None:
+    assert run_script(PAUSE).stdout == f"None\n{int(signal.SIGTERM)}\n"

@@ -41,6 +41,7 @@ from jumpstarter_cli_common.oidc import (
 from .child import Child, obeying_signals
 from .common import opt_acquisition_timeout, opt_duration_partial, opt_exporter_name, opt_retry_timeout, opt_selector
 from .login import relogin_client
+from .prompts import usable_passphrase
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ def shell(
     Without a selector, name or lease, your only active lease is used.
     """
     if tls_grpc_address is not None:
+        passphrase = usable_passphrase(passphrase)
         sys.exit(
             anyio.run(_shell_direct, config, tls_grpc_address, tls_grpc_insecure, passphrase, exporter_logs, command)
         )
