@@ -168,7 +168,8 @@ class Qemu(Driver):
         """
         if not 0 < timeout <= 3600:
             raise ValueError(f"timeout must be above 0 and at most 3600 seconds, not {timeout!r}")
-        await to_thread.run_sync(self.running_machine().shutdown, timeout)
+        # A caller that goes away doesn't wait for the guest; the thread ends with the time.
+        await to_thread.run_sync(self.running_machine().shutdown, timeout, abandon_on_cancel=True)
 
     @export
     async def system_reset(self) -> None:
@@ -238,7 +239,12 @@ class Qemu(Driver):
             except BaseException:
                 shutil.rmtree(runtime, ignore_errors=True)
                 raise
-            machine.start()
+            try:
+                machine.start()
+            except MachineError as error:
+                if self.accel == "tcg":
+                    raise
+                raise MachineError(f"{error}\nIf that is about virtualization: accel: tcg works everywhere") from None
             self._running, self._runtime = machine, runtime
             self._take_addresses(machine, runtime)
 

@@ -324,6 +324,14 @@ class TestFailures:
                 client.power.on()
             assert client.power.status() == "off"
 
+    def test_failure_with_an_accelerator_names_the_way_out(self, guest_files: Any, monkeypatch: Any) -> None:
+        monkeypatch.setattr("jumpstarter_driver_qemu.driver.resolve", lambda *_: "no-such-accelerator")
+        with (
+            board(guest_files, accel="kvm") as client,
+            pytest.raises(DriverError, match=r"(?s)invalid accelerator.*accel: tcg works everywhere"),
+        ):
+            client.power.on()
+
     def test_missing_default_image_is_named(self, guest_files: Any) -> None:
         with (
             board(guest_files, default_partitions={"root": "missing.img"}) as client,

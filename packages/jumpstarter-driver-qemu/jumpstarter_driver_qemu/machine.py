@@ -58,6 +58,7 @@ class Machine:
         self._runtime = runtime
         self._console = console
         self._ended = threading.Event()
+        self._started = False
         self._stopping = False
         self._shutdown_reason: str | None = None
         self._errors: deque[str] = deque(maxlen=KEPT_LINES)
@@ -112,6 +113,9 @@ class Machine:
             said = "\n".join(self._errors) or "QEMU said nothing about it."
             what = f"it ended with exit status {status}" if status is not None else str(error)
             raise MachineError(f"QEMU can't start the machine: {what}\n{said}") from None
+        self._started = True
+        for line in list(self._errors):
+            self._logger.warning("QEMU: %s", line)
         self._threads[2].start()
 
     @property
@@ -216,7 +220,8 @@ class Machine:
         for line in self._process.popen.stderr:
             text = line.decode(errors="replace").rstrip()
             self._errors.append(text)
-            if not (self._stopping and "terminating on signal" in text):
+            # What is said before the start is either the reason for its failure, or logged after it.
+            if self._started and not (self._stopping and "terminating on signal" in text):
                 self._logger.warning("QEMU: %s", text)
 
     def _watch(self) -> None:
