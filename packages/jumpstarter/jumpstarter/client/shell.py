@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,14 @@ def launch_shell(
     return 128 - status if status < 0 else status
 
 
+def _programs_not_found() -> str | None:
+    """Return the folder of our own programs when `j` would not be found, as in an environment that is not activated."""
+    folder = os.path.dirname(sys.executable)
+    if shutil.which("j") is None and os.access(os.path.join(folder, "j"), os.X_OK):
+        return folder
+    return None
+
+
 def _environment(
     host: str | os.PathLike[str],
     allow: list[str],
@@ -117,6 +126,8 @@ def _environment(
     environment[JUMPSTARTER_HOST] = os.fspath(host)
     environment[JMP_DRIVERS_ALLOW] = "UNSAFE" if unsafe else ",".join(allow)
     environment["_JMP_SUPPRESS_DRIVER_WARNINGS"] = "1"
+    if (programs := _programs_not_found()) is not None:
+        environment["PATH"] = os.pathsep.join(filter(None, (environment.get("PATH"), programs)))
     if insecure:
         environment[JMP_GRPC_INSECURE] = "1"
     if passphrase:

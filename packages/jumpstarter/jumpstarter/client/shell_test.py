@@ -340,3 +340,18 @@ def test_scripts_need_their_execute_bit(tmp_path: Path) -> None:
     assert run_command(str(script)) == 126
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     assert run_command(str(script)) == 0
+
+
+def test_j_is_found_in_an_environment_that_is_not_activated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "j").write_text("#!/bin/sh\necho this is j\n")
+    (programs / "j").chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(programs / "python"))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+
+    assert launch_shell("/nowhere", "local", [], True, False, command=["j"]) == 0
+
+    assert capfd.readouterr().out == "this is j\n"
