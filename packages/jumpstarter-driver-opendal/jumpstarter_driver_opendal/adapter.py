@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
     from .storage import Writer
 
-__all__ = ["AsyncFileStream", "OpendalAdapter", "TransferError", "local_file"]
+__all__ = ["AsyncFileStream", "OpendalAdapter", "TransferError", "local_file", "url_through_client"]
 
 PRESIGN_SECONDS = 3600
 """How long a presigned request can be started; the exporter may have to wait for a device before it does."""
+
+
+URL_TIMEOUT = 60.0
+"""Seconds that a web server may take to go on with a download."""
 
 
 class TransferError(JumpstarterException):
@@ -73,6 +77,52 @@ async def _offer_sink(
     finally:
         with CancelScope(shield=True):
             await to_thread.run_sync(writer.discard)
+
+
+@asynccontextmanager
+async def url_through_client_async(
+    *, client: DriverClient, url: str, compression: str | None = None
+) -> AsyncGenerator[Any, None]:
+    """Offer what an `http(s)://` URL has, fetched by this client; for URLs that the exporter can't reach.
+
+    Raises:
+        TransferError: the URL can't be fetched to its end. Its query, which may hold secrets, is not told.
+    """
+    from urllib.request import Request, urlopen
+
+    shown = url.partition("?")[0]
+    request = Request(url, headers={"Accept-Encoding": "identity", "User-Agent": "jumpstarter"})
+    try:
+        response = await to_thread.run_sync(lambda: urlopen(request, timeout=URL_TIMEOUT))
+    except (OSError, ValueError) as error:
+        raise TransferError(f"can't fetch {shown}: {error}") from None
+    try:
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
+        stream = SourceStream(_WholeBody(response, total), total)
+        async with _offer_source(client, stream, shown, compression) as handle:
+            yield handle
+    finally:
+        response.close()
+
+
+url_through_client = blocking(url_through_client_async)
+
+
+class _WholeBody:
+    """The body of a response; one that ends early is an error, which `http.client` keeps to itself in some cases."""
+
+    def __init__(self, response: Any, total: int | None) -> None:
+        self._response = response
+        self._missing = total
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._response.read(size)
+        if self._missing is not None:
+            self._missing -= len(data)
+            if not data and self._missing > 0:
+                raise OSError(f"the server closed the connection {self._missing} bytes before the end")
+        return data
 
 
 @asynccontextmanager

@@ -79,10 +79,15 @@ def clean_filename(path: PathBuf) -> str:
 
 
 def _offer(
-    client: DriverClient, path: PathBuf, operator: Operator | None, mode: Mode, compression: str | None = None
+    client: DriverClient,
+    path: PathBuf,
+    operator: Operator | None,
+    mode: Mode,
+    compression: str | None = None,
+    via_client: bool = False,
 ) -> AbstractContextManager[Any]:
     """Offer a local file, a URL or a file of an operator to a driver call; see `OpendalAdapter`."""
-    from .adapter import OpendalAdapter, local_file
+    from .adapter import OpendalAdapter, local_file, url_through_client
 
     if operator is not None:
         return OpendalAdapter(
@@ -92,11 +97,10 @@ def _offer(
         return _readable(local_file(client=client, path=path, mode=mode, compression=compression), path, mode)
     if mode == "wb":
         raise ArgumentError(f"can't write to {_redacted(str(path))}: give a local file, or an operator for the URL")
-    if compression is None:
-        return OpendalAdapter(client=client, operator=None, path="", original_url=str(path))
-    # Only this client can have the compression undone, so the bytes go through it.
-    located, http, _ = operator_for_path(path)
-    return OpendalAdapter(client=client, operator=http, path=str(located), compression=compression)
+    if via_client or compression is not None:
+        # With a presigned request nobody could undo the compression.
+        return url_through_client(client=client, url=str(path), compression=compression)
+    return OpendalAdapter(client=client, operator=None, path="", original_url=str(path))
 
 
 @contextmanager
@@ -143,9 +147,9 @@ class OpendalFile:
             # The error that ended the block says more; the exporter cleans up at the end of the session.
             self.client.logger.debug("a file could not be discarded: %s", failure)
 
-    def write_from_path(self, path: PathBuf, operator: Operator | None = None) -> None:
-        """Append a local file, what a URL has, or a file of an operator."""
-        with _offer(self.client, path, operator, "rb") as handle:
+    def write_from_path(self, path: PathBuf, operator: Operator | None = None, *, via_client: bool = False) -> None:
+        """Append a local file, what a URL has, or a file of an operator; see `OpendalClient.write_from_path`."""
+        with _offer(self.client, path, operator, "rb", via_client=via_client) as handle:
             self._write(handle)
 
     def _write(self, handle: Any) -> Any:
@@ -224,13 +228,16 @@ class OpendalClient(DriverClient):
         with self.open(path, "rb") as file:
             return file.read_bytes()
 
-    def write_from_path(self, dst: PathBuf, src: PathBuf, operator: Operator | None = None) -> None:
+    def write_from_path(
+        self, dst: PathBuf, src: PathBuf, operator: Operator | None = None, *, via_client: bool = False
+    ) -> None:
         """Store a local file, what a URL has, or a file of an operator.
 
         Args:
             dst: path in the storage.
             src: local path, `http(s)://` URL which the exporter fetches itself, or path of `operator`.
             operator: where `src` is, if not on this machine.
+            via_client: fetch the URL here, as the exporter can't reach it.
 
         Raises:
             ArgumentError: the local file can't be read; nothing was changed then.
@@ -238,7 +245,7 @@ class OpendalClient(DriverClient):
         if operator is None and not _is_url(src):
             _check_local_source(src)
         with self.open(dst, "wb") as file:
-            file.write_from_path(src, operator)
+            file.write_from_path(src, operator, via_client=via_client)
 
     def read_into_path(self, src: PathBuf, dst: PathBuf, operator: Operator | None = None) -> None:
         """Fetch a file into a local one, or into one of an operator. Missing local directories are made.
@@ -397,6 +404,7 @@ class FlasherClient(FlasherClientInterface, DriverClient):
         partition: str | None = None,
         operator: Operator | Mapping[str, Operator] | None = None,
         compression: str | None = None,
+        via_client: bool = False,
     ) -> Any:
         """Write an image to the device, or several to its parts.
 
@@ -407,6 +415,7 @@ class FlasherClient(FlasherClientInterface, DriverClient):
             partition: the older name of `target`.
             operator: where the image is, if not on this machine; a mapping by target if `path` is one.
             compression: how the image is compressed (gzip, xz, bz2 or zstd); its plain bytes are written.
+            via_client: fetch URLs here, as the exporter can't reach them.
 
         Returns:
             What the driver returned; for a mapping, a mapping by target.
@@ -419,7 +428,7 @@ class FlasherClient(FlasherClientInterface, DriverClient):
         if not isinstance(path, Mapping):
             if isinstance(operator, Mapping):
                 raise ArgumentError("a mapping of operators needs a mapping of images, with the same targets")
-            return self._flash_one(path, target, operator, compression)
+            return self._flash_one(path, target, operator, compression, via_client)
         if target is not None:
             raise ArgumentError("'target' can't be combined with a mapping of images, which names the targets itself")
         if not path:
@@ -428,10 +437,20 @@ class FlasherClient(FlasherClientInterface, DriverClient):
         for name, image in path.items():
             if operators.get(name) is None and not _is_url(image):
                 _check_local_source(image)
-        return {name: self._flash_one(image, name, operators.get(name), compression) for name, image in path.items()}
+        return {
+            name: self._flash_one(image, name, operators.get(name), compression, via_client)
+            for name, image in path.items()
+        }
 
-    def _flash_one(self, path: PathBuf, target: str | None, operator: Operator | None, compression: str | None) -> Any:
-        with _offer(self, path, operator, "rb", compression) as handle:
+    def _flash_one(
+        self,
+        path: PathBuf,
+        target: str | None,
+        operator: Operator | None,
+        compression: str | None,
+        via_client: bool,
+    ) -> Any:
+        with _offer(self, path, operator, "rb", compression, via_client) as handle:
             return self.call("flash", handle, target)
 
     def dump(
@@ -549,6 +568,7 @@ class StorageMuxFlasherClient(FlasherClient, StorageMuxClient):
         partition: str | None = None,
         operator: Operator | Mapping[str, Operator] | None = None,
         compression: str | None = None,
+        via_client: bool = False,
     ) -> None:
         """Write an image to the medium and connect it to the device.
 
@@ -564,7 +584,7 @@ class StorageMuxFlasherClient(FlasherClient, StorageMuxClient):
         if operator is None and not _is_url(path):
             _check_local_source(path)
         self.host()
-        with self._explained("write"), _offer(self, path, operator, "rb", compression) as handle:
+        with self._explained("write"), _offer(self, path, operator, "rb", compression, via_client) as handle:
             self.write(handle)
         self.dut()
 

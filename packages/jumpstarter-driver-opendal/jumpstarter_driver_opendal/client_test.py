@@ -271,6 +271,61 @@ def test_a_url_that_does_not_exist_leaves_nothing_behind(storage, web, tmp_path)
     assert list((tmp_path / "root").iterdir()) == []
 
 
+def test_a_url_can_be_fetched_by_the_client_instead(storage, flasher, web, image, tmp_path):
+    url, log = web
+    with mock.patch.dict(os.environ, {"JMP_PRESIGNED_HOSTS": "nowhere.example"}):
+        with pytest.raises(DriverError, match="not among those"):
+            flasher.flash(f"{url}/image?key=a%40b")
+        assert log == []
+        flasher.flash(f"{url}/image?key=a%40b", via_client=True)
+        run(storage, "write-from-path", "file", f"{url}/moved", "--via-client")
+        run(flasher, "flash", f"{url}/image", "--via-client")
+    assert log[0] == ("GET", "/image?key=a%40b")
+    assert storage.read_bytes("file") == image.read_bytes()
+    flasher.dump(tmp_path / "dump")
+    assert (tmp_path / "dump").read_bytes() == image.read_bytes()
+
+
+def test_a_compressed_url_keeps_its_query_and_is_unpacked(flasher, web, image, tmp_path):
+    url, log = web
+    plain = image.read_bytes()
+    image.write_bytes(gzip.compress(plain))
+    flasher.flash(f"{url}/image?key=a%40b", compression="gzip")
+    assert log == [("GET", "/image?key=a%40b")]
+    flasher.dump(tmp_path / "dump")
+    assert (tmp_path / "dump").read_bytes() == plain
+
+
+def test_a_url_that_the_client_can_not_fetch_is_told_without_its_query(storage, web, tmp_path):
+    url, _ = web
+    with pytest.raises(TransferError, match=r"can't fetch http://\S+/missing: .*404") as caught:
+        storage.write_from_path("file", f"{url}/missing?secret=1", via_client=True)
+    assert "secret" not in str(caught.value)
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_a_web_server_that_hangs_up_half_way_is_noticed(storage, tmp_path):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"x" * 10)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/x"
+        with pytest.raises(TransferError, match=r"reading http.* failed"):
+            storage.write_from_path("file", url, via_client=True)
+        server.shutdown()
+        thread.join()
+    assert list((tmp_path / "root").iterdir()) == []
+
+
 def test_nothing_can_be_dumped_to_a_url(flasher):
     with pytest.raises(ArgumentError, match="can't write to http://host/x"):
         flasher.dump("http://host/x?secret=1")

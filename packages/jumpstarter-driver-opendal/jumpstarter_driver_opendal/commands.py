@@ -30,6 +30,13 @@ def path_argument(function: F) -> F:
     return click.argument("path")(function)
 
 
+def via_client_option(function: F) -> F:
+    """Add the option --via-client."""
+    return click.option(
+        "--via-client", is_flag=True, help="Fetch a URL here; without it the exporter does, which may not reach it."
+    )(function)
+
+
 def storage_commands(client: OpendalClient) -> click.Group:
     """The commands of a storage."""
 
@@ -70,9 +77,10 @@ def _add_transfers(base: click.Group, client: OpendalClient) -> None:
     @base.command()
     @click.argument("dst")
     @click.argument("src")
-    def write_from_path(dst: str, src: str) -> None:
+    @via_client_option
+    def write_from_path(dst: str, src: str, via_client: bool) -> None:
         """Store the local file, or what the URL SRC has, as DST."""
-        client.write_from_path(dst, src)
+        client.write_from_path(dst, src, via_client=via_client)
 
     @base.command()
     @click.argument("src")
@@ -217,16 +225,22 @@ def add_flasher_commands(base: click.Group, client: FlasherClientInterface) -> N
     )
     @partition_option
     @compression_option
-    def flash(file: str | None, targets: tuple[str, ...], partition: str | None, compression: str | None) -> None:
+    @via_client_option
+    def flash(
+        file: str | None, targets: tuple[str, ...], partition: str | None, compression: str | None, via_client: bool
+    ) -> None:
         """Write the image FILE, a local path or a URL, to the device."""
+        # Clients of other drivers may not know this keyword.
+        options: dict[str, Any] = {"via_client": True} if via_client else {}
         if file is None:
             if partition is not None:
                 raise ArgumentError("FILE argument is required with --partition")
-            client.flash(images_of(targets), compression=compression)
+            client.flash(images_of(targets), compression=compression, **options)
             return
         if len(targets) > 1:
             raise ArgumentError("FILE goes to one target; give several as --target name:file, without FILE")
-        client.flash(file, target=targets[0] if targets else None, partition=partition, compression=compression)
+        target = targets[0] if targets else None
+        client.flash(file, target=target, partition=partition, compression=compression, **options)
 
     @base.command()
     @click.argument("file")

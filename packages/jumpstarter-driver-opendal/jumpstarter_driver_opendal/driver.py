@@ -273,11 +273,14 @@ class Opendal(Driver):
         self._forget(path, below=False)
 
     def _forget(self, path: str, *, below: bool) -> None:
+        # Changed in place, step by step: other calls add paths meanwhile.
         normal = normalize(path).rstrip("/")
-        self._created_paths -= {normal, f"{normal}/"}
+        self._created_paths.difference_update({normal, f"{normal}/"})
         if below:
             prefix = f"{normal}/" if normal else ""
-            self._created_paths = {created for created in self._created_paths if not created.startswith(prefix)}
+            self._created_paths.difference_update(
+                [created for created in list(self._created_paths) if created.startswith(prefix)]
+            )
 
     @export
     def exists(self, path: str) -> bool:
