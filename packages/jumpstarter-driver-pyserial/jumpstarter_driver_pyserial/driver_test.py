@@ -9,8 +9,10 @@ import socket
 import termios
 import threading
 import time
+import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -19,10 +21,11 @@ import serial
 from jumpstarter.client.core import DriverError, DriverInvalidArgument, DriverMethodNotImplemented
 from jumpstarter.common.utils import serve
 
-from jumpstarter_driver_pyserial import exclusive
+from jumpstarter_driver_pyserial import exclusive, reader
 from jumpstarter_driver_pyserial.client import PySerialClient
 from jumpstarter_driver_pyserial.conftest import BOUND, Line, Rfc2217Server
 from jumpstarter_driver_pyserial.driver import PySerial, ThrottledStream
+from jumpstarter_driver_pyserial.mailbox import Mailbox
 
 
 def receive(stream: Any, count: int) -> bytes:
@@ -215,13 +218,14 @@ class TestDevice:
                 client.send_break(0)
 
     def test_backlog_keeps_what_nobody_received(self, line: Line) -> None:
-        with serve(PySerial(url=line.path, backlog=1000)) as client:
+        driver = PySerial(url=line.path, backlog=1000)
+        with serve(driver) as client:
             with client.stream() as stream:
                 stream.send(b"x")
                 line.read(1)
             # when the device talks while nobody is connected
             line.write(b"boot log")
-            eventually(lambda: not line_has_unread(line))
+            eventually(lambda: recorded(driver).unread == 8)
             # then the next connection gets it, once
             with client.stream() as stream:
                 assert receive(stream, 8) == b"boot log"
@@ -230,25 +234,44 @@ class TestDevice:
                 assert receive(stream, 4) == b"more"
 
     def test_backlog_keeps_the_newest(self, line: Line, caplog: pytest.LogCaptureFixture) -> None:
-        with serve(PySerial(url=line.path, backlog=10)) as client:
+        driver = PySerial(url=line.path, backlog=10)
+        with serve(driver) as client:
             with client.stream() as stream:
                 stream.send(b"x")
                 line.read(1)
             line.write(b"0123456789abcde")
-            eventually(lambda: not line_has_unread(line))
+            eventually(lambda: recorded(driver).dropped == 5)
             with client.stream() as stream:
                 assert receive(stream, 10) == b"56789abcde"
             assert "5 bytes of output were dropped" in caplog.text
 
+    def test_recorded_port_comes_back_when_it_is_plugged_in_again(
+        self, line: Line, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(reader, "REOPEN_INTERVAL", 0.05)
+        driver = PySerial(url=line.path, backlog=100)
+        with serve(driver) as client:
+            line.hang_up()
+            eventually(lambda: f"serial port {line.path} is lost" in caplog.text)
+            # when another device appears under the same name
+            master, slave = os.openpty()
+            tty.setraw(slave)
+            Path(line.path).unlink(missing_ok=True)
+            Path(line.path).symlink_to(os.ttyname(slave))
+            try:
+                with client.stream() as stream:
+                    stream.send(b"back")
+                    assert os.read(master, 4) == b"back"
+            finally:
+                driver.close()
+                os.close(master)
+                os.close(slave)
 
-def line_has_unread(line: Line) -> bool:
-    """Tell whether bytes that the device sent are still on their way to the recorder."""
-    time.sleep(0.1)  # socat moves bytes between its two ends, which nothing reports
-    descriptor = os.open(line.path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
-    try:
-        return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, b"\0" * 4), "little") > 0
-    finally:
-        os.close(descriptor)
+
+def recorded(driver: PySerial) -> Mailbox:
+    """What a driver with a backlog has recorded."""
+    assert driver._mailbox is not None
+    return driver._mailbox
 
 
 class TestNetwork:

@@ -28,6 +28,16 @@ class Mailbox:
         os.set_blocking(self._wake_write, False)
         self._closed = False
 
+    @property
+    def unread(self) -> int:
+        """Bytes that nobody has received yet."""
+        return self._size
+
+    @property
+    def dropped(self) -> int:
+        """Bytes that were dropped since take_dropped() was called last."""
+        return self._dropped
+
     def put(self, data: bytes) -> None:
         """Add bytes, dropping the oldest beyond the limit."""
         with self._lock:
