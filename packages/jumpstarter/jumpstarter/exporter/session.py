@@ -305,6 +305,7 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
         """Reset every driver."""
         from anyio import to_thread
 
+        self._enter_call()
         if (refusal := self._refusal()) is not None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal)
         try:
