@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import ssl
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,3 +76,18 @@ def console_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the terminal so wide that no table folds."""
     monkeypatch.setenv("COLUMNS", "1024")
     monkeypatch.setenv("LINES", "1024")
+
+
+@pytest.fixture(autouse=True)
+def process_as_before() -> Iterator[None]:
+    """Take back what commands change for a whole process, which usually ends with them: logging and TLS trust."""
+    root = logging.getLogger()
+    handlers, level, context = list(root.handlers), root.level, ssl.SSLContext
+    yield
+    for handler in root.handlers[:]:
+        if handler not in handlers:
+            root.removeHandler(handler)
+    root.setLevel(level)
+    if ssl.SSLContext is not context:
+        truststore = sys.modules["truststore"]
+        truststore.extract_from_ssl()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -173,3 +175,15 @@ def accepts_unix(path: Path) -> bool:
         probe.settimeout(1)
         probe.connect(str(path))
         return True
+
+
+def python_program(path: Path, source: str) -> Path:
+    """Write an executable that runs Python source, and return its path.
+
+    A `#!` line could not name the interpreter: such a line has no room for a path with a blank in it.
+    """
+    code = path.with_name(f"{path.name}.py")
+    code.write_text(source)
+    path.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(code)])} "$@"\n')
+    path.chmod(0o755)
+    return path

@@ -1,10 +1,11 @@
 import os
 import socket
+import subprocess
 import sys
 
 import pytest
 
-from jumpstarter_testbench.process import Process, ProcessError, accepts, running, running_on_free_port
+from jumpstarter_testbench.process import Process, ProcessError, accepts, python_program, running, running_on_free_port
 
 SERVER = """
 import socket, sys, time
@@ -85,3 +86,13 @@ def test_a_program_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
 
     assert process.stop() == -9
     assert not process.running()
+
+
+def test_a_program_in_python_runs_from_a_folder_with_a_blank_and_takes_arguments(tmp_path):
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    program = python_program(folder / "tool", "import sys; print(sys.argv[1:], sys.executable)")
+
+    finished = subprocess.run([program, "one", "t wo"], capture_output=True, text=True, timeout=30)
+
+    assert finished.stdout == f"['one', 't wo'] {sys.executable}\n"

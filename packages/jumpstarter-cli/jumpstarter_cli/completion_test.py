@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from jumpstarter_testbench.process import python_program
 
 from . import completion as completion_module
 from .conftest import TIMEOUT
@@ -46,9 +46,7 @@ def test_a_shell_that_the_library_does_not_know_is_told(monkeypatch: pytest.Monk
 def test_bash_completes_commands_and_aliases(tmp_path: Path, process_env: dict[str, str]) -> None:
     (tmp_path / "clients").mkdir()
     (tmp_path / "clients" / "lab-one.yaml").touch()
-    program = tmp_path / "jmp"
-    program.write_text(f"#!{sys.executable}\nfrom jumpstarter_cli.jmp import jmp\njmp(prog_name='jmp')\n")
-    program.chmod(0o755)
+    python_program(tmp_path / "jmp", "from jumpstarter_cli.jmp import jmp\njmp(prog_name='jmp')\n")
     script = (
         f'PATH="{tmp_path}:$PATH"\n'
         'eval "$(jmp completion bash)"\n'

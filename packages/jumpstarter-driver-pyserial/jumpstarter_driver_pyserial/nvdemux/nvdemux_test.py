@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,18 +11,19 @@ import pytest
 from jumpstarter.client.core import DriverError
 from jumpstarter.common.utils import serve
 from jumpstarter_driver_composite.driver import Composite
+from jumpstarter_testbench.process import python_program
 
 from jumpstarter_driver_pyserial.nvdemux.driver import NVDemuxSerial
 from jumpstarter_driver_pyserial.nvdemux.manager import DemuxerManager, _has_glob_chars, _resolve_device
 
-DEMUXER = f"""#!{sys.executable}
+DEMUXER = """
 # Takes the place of nv_tcu_demuxer: every channel sends back what it is sent, in front of it its own name. It ends
 # when the device does.
 import os, pty, select, sys, time, tty
 arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 if arguments["-m"] != "T264":
     sys.exit("unknown chip " + arguments["-m"])
-channels = {{}}
+channels = {}
 for name in ("CCPLEX: 0", "BPMP: 1"):
     master, slave = pty.openpty()
     tty.setraw(slave)
@@ -40,10 +40,7 @@ BOUND = 10.0
 @pytest.fixture
 def demuxer(tmp_path: Path) -> Path:
     """The program."""
-    program = tmp_path / "nv_tcu_demuxer"
-    program.write_text(DEMUXER)
-    program.chmod(0o755)
-    return program
+    return python_program(tmp_path / "nv_tcu_demuxer", DEMUXER)
 
 
 @pytest.fixture
