@@ -459,11 +459,12 @@ exit 0
 }
 
 _SYSTEM_FILES: Final = {
+    # A program that init starts without a terminal of its own resets the console's, from under getty.
     "etc/inittab": """\
-::respawn:/bin/getty -L 115200 ttyS0 vt100
+ttyS0::respawn:/bin/getty -L 115200 ttyS0 vt100
 tty1::respawn:/bin/getty 38400 tty1 linux
-::respawn:/bin/dropbear -F -R
-::respawn:/bin/acpid -f -l /dev/null
+null::respawn:/bin/dropbear -F -R
+null::respawn:/bin/acpid -f -l /dev/null
 ::ctrlaltdel:/bin/reboot
 ::shutdown:/bin/sync
 """,
