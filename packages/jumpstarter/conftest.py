@@ -384,6 +384,7 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
     async def Unregister(self, request: Any, context: Any) -> Any:
         self.unregistered.append(dict(context.invocation_metadata())["jumpstarter-name"])
         self._tell()
+        await self.faults.leave("Unregister", context)
         return jumpstarter_pb2.UnregisterResponse()
 
     def _tell(self) -> None:

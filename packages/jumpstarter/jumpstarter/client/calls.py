@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 from jumpstarter_protocol.jumpstarter.v1.jumpstarter_pb2 import DriverCallRequest, StreamingDriverCallRequest
 
+from jumpstarter.common.cancellation import answer
 from jumpstarter.common.serde import decode_value, write_value
 
 from .adapters import plain_errors
@@ -73,7 +74,7 @@ async def call_async(client: AsyncDriverClient, method: str, args: tuple[Any, ..
     """Make a unary call on the event loop."""
     request = request_for(DriverCallRequest, client, method, args)
     try:
-        response = await client.stub.DriverCall(request)
+        response = await answer(client.stub.DriverCall(request))
     except grpc.aio.AioRpcError as error:
         raise_for_call(error, method)
     return decode_value(response.result)

@@ -13,6 +13,7 @@ import grpc.experimental
 from anyio.from_thread import BlockingPortal
 from google.protobuf import empty_pb2
 
+from jumpstarter.common.cancellation import answer
 from jumpstarter.common.exceptions import ExporterUnreachableError
 from jumpstarter.streams.direct import available as direct_streams_available
 
@@ -157,7 +158,7 @@ async def client_from_channel(
 async def _client_from_stub(
     stub: MultipathExporterStub, portal: BlockingPortal, stack: ExitStack, allow: list[str], unsafe: bool
 ) -> DriverClient:
-    response = await stub.GetReport(empty_pb2.Empty(), timeout=REPORT_TIMEOUT)
+    response = await answer(stub.GetReport(empty_pb2.Empty(), timeout=REPORT_TIMEOUT))
     reports = [
         DriverReport(
             uuid=report.uuid,

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from jumpstarter.common.cancellation import answer
 from jumpstarter.common.enums import ExporterStatus, LogSource
 from jumpstarter.common.metadata import Metadata
 
@@ -192,7 +193,7 @@ class AsyncDriverClient(Metadata):
         if getattr(self, "_status_unsupported", False):
             return None
         try:
-            response = await self.stub.GetStatus(jumpstarter_pb2.GetStatusRequest())
+            response = await answer(self.stub.GetStatus(jumpstarter_pb2.GetStatusRequest()))
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self._status_unsupported = True
@@ -234,7 +235,9 @@ class AsyncDriverClient(Metadata):
         from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2
 
         try:
-            response = await self.stub.EndSession(jumpstarter_pb2.EndSessionRequest(), timeout=END_SESSION_TIMEOUT)
+            response = await answer(
+                self.stub.EndSession(jumpstarter_pb2.EndSessionRequest(), timeout=END_SESSION_TIMEOUT)
+            )
         except grpc.aio.AioRpcError as error:
             match error.code():
                 case grpc.StatusCode.UNIMPLEMENTED:

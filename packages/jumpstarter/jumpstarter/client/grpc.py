@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from jumpstarter.common.cancellation import answer
+
 from .records import (
     Exporter,
     ExporterList,
@@ -95,7 +97,7 @@ class ClientService:
             request = pb.GetExporterRequest(
                 name=f"{self._parent}/exporters/{name}", show_hidden_labels=show_hidden_labels
             )
-            return Exporter.from_protobuf(await self.stub.GetExporter(request, timeout=RPC_TIMEOUT))
+            return Exporter.from_protobuf(await answer(self.stub.GetExporter(request, timeout=RPC_TIMEOUT)))
 
     async def ListExporters(
         self,
@@ -114,13 +116,13 @@ class ClientService:
                 filter=filter or "",
                 show_hidden_labels=show_hidden_labels,
             )
-            return ExporterList.from_protobuf(await self.stub.ListExporters(request, timeout=RPC_TIMEOUT))
+            return ExporterList.from_protobuf(await answer(self.stub.ListExporters(request, timeout=RPC_TIMEOUT)))
 
     async def GetLease(self, *, name: str) -> Lease:
         """Return one lease."""
         async with self._protocol() as pb:
             request = pb.GetLeaseRequest(name=f"{self._parent}/leases/{name}")
-            return Lease.from_protobuf(await self.stub.GetLease(request, timeout=RPC_TIMEOUT))
+            return Lease.from_protobuf(await answer(self.stub.GetLease(request, timeout=RPC_TIMEOUT)))
 
     async def ListLeases(
         self,
@@ -141,7 +143,7 @@ class ClientService:
                 only_active=only_active,
                 tag_filter=tag_filter or "",
             )
-            return LeaseList.from_protobuf(await self.stub.ListLeases(request, timeout=RPC_TIMEOUT))
+            return LeaseList.from_protobuf(await answer(self.stub.ListLeases(request, timeout=RPC_TIMEOUT)))
 
     async def CreateLease(
         self,
@@ -163,7 +165,7 @@ class ClientService:
             if begin_time is not None:
                 lease.begin_time.FromDatetime(begin_time.astimezone(UTC))
             request = pb.CreateLeaseRequest(parent=self._parent, lease_id=lease_id or "", lease=lease)
-            return Lease.from_protobuf(await self.stub.CreateLease(request, timeout=RPC_TIMEOUT))
+            return Lease.from_protobuf(await answer(self.stub.CreateLease(request, timeout=RPC_TIMEOUT)))
 
     async def UpdateLease(
         self,
@@ -193,19 +195,19 @@ class ClientService:
             if client is not None:
                 request.lease.client = client if "/" in client else f"{self._parent}/clients/{client}"
                 request.update_mask.paths.append("client")
-            return Lease.from_protobuf(await self.stub.UpdateLease(request, timeout=RPC_TIMEOUT))
+            return Lease.from_protobuf(await answer(self.stub.UpdateLease(request, timeout=RPC_TIMEOUT)))
 
     async def DeleteLease(self, *, name: str) -> None:
         """End a lease."""
         async with self._protocol() as pb:
-            await self.stub.DeleteLease(
-                pb.DeleteLeaseRequest(name=f"{self._parent}/leases/{name}"), timeout=RPC_TIMEOUT
+            await answer(
+                self.stub.DeleteLease(pb.DeleteLeaseRequest(name=f"{self._parent}/leases/{name}"), timeout=RPC_TIMEOUT)
             )
 
     async def RotateToken(self) -> client_pb2.RotateTokenResponse:
         """Return a new token of the calling client, and when it expires."""
         async with self._protocol() as pb:
-            response: client_pb2.RotateTokenResponse = await self.stub.RotateToken(
-                pb.RotateTokenRequest(parent=self._parent), timeout=RPC_TIMEOUT
+            response: client_pb2.RotateTokenResponse = await answer(
+                self.stub.RotateToken(pb.RotateTokenRequest(parent=self._parent), timeout=RPC_TIMEOUT)
             )
             return response

@@ -21,6 +21,7 @@ from anyio.abc import ObjectStream
 from anyio.from_thread import BlockingPortal
 from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2, jumpstarter_pb2_grpc
 
+from jumpstarter.common.cancellation import answer
 from jumpstarter.common.condition import condition_false, condition_message, condition_present_and_equal, condition_true
 from jumpstarter.common.exceptions import ConnectionError, ExporterOfflineError, ExporterUnreachableError
 from jumpstarter.common.grpc import translate_grpc_exceptions
@@ -381,7 +382,7 @@ class Lease:
                 try:
                     with translate_grpc_exceptions():
                         request = jumpstarter_pb2.DialRequest(lease_name=self._name)
-                        response: jumpstarter_pb2.DialResponse = await self.controller.Dial(request)
+                        response: jumpstarter_pb2.DialResponse = await answer(self.controller.Dial(request))
                         return response
                 except ConnectionError as error:
                     self._check_dial(error)

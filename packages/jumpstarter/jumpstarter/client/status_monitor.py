@@ -12,6 +12,7 @@ from anyio import CancelScope, Event, create_task_group, move_on_after, sleep
 from anyio.abc import TaskGroup
 from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2
 
+from jumpstarter.common.cancellation import answer
 from jumpstarter.common.enums import ExporterStatus
 
 logger = logging.getLogger(__name__)
@@ -163,7 +164,9 @@ class StatusMonitor:
             timeouts = 0
             while True:
                 try:
-                    response = await self._stub.GetStatus(jumpstarter_pb2.GetStatusRequest(), timeout=RPC_TIMEOUT)
+                    response = await answer(
+                        self._stub.GetStatus(jumpstarter_pb2.GetStatusRequest(), timeout=RPC_TIMEOUT)
+                    )
                     timeouts = 0
                     await self._take(response)
                 except grpc.aio.AioRpcError as error:

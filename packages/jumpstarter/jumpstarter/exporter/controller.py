@@ -12,6 +12,7 @@ import anyio
 import grpc
 from jumpstarter_protocol import jumpstarter_pb2, jumpstarter_pb2_grpc
 
+from jumpstarter.common.cancellation import answer
 from jumpstarter.common.enums import ExporterStatus
 from jumpstarter.common.exceptions import ConnectionError
 
@@ -144,7 +145,7 @@ class Controller:
         while True:
             try:
                 async with self._attempt(what) as stub:
-                    return await rpc(stub)
+                    return await answer(rpc(stub))
             except Transient as error:
                 _log_failure(backoff, error)
             await anyio.sleep(backoff.next())
@@ -213,7 +214,7 @@ class Controller:
         request = jumpstarter_pb2.ReportStatusRequest(message=message)
         request.status = status.to_proto()
         async with self._attempt("can't report the status to the controller") as stub:
-            await stub.ReportStatus(request, timeout=RPC_TIMEOUT)
+            await answer(stub.ReportStatus(request, timeout=RPC_TIMEOUT))
 
     async def release(self, lease_name: str, status: ExporterStatus, message: str) -> None:
         """Give a lease back, in the way that the controller knows; one that is over already is no error."""

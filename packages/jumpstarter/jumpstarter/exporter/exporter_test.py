@@ -874,6 +874,23 @@ async def test_goodbye_to_a_controller_that_is_gone_is_bounded(lab: Any, monkeyp
             exporter.stop(should_unregister=True)
 
 
+async def test_a_controller_that_never_answers_the_goodbye_is_left_behind(lab: Any, monkeypatch: pytest.MonkeyPatch):
+    from jumpstarter.exporter import exporter as exporter_module
+
+    monkeypatch.setattr(exporter_module, "FAREWELL_TIMEOUT", 0.2)
+    lab.faults.hold["Unregister"] = anyio.Event()
+    returned = []
+    async with make_exporter(lab, Lamp) as exporter, anyio.create_task_group() as tasks:
+
+        async def serve(*, task_status: Any) -> None:
+            await exporter.serve(task_status=task_status)
+            returned.append(True)
+
+        await tasks.start(serve)
+        exporter.stop(should_unregister=True)
+    assert returned
+
+
 async def test_a_failed_exporter_does_not_wait_for_a_controller_that_is_gone(
     lab: Any, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ):
