@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, Event
 from anyio.abc import ObjectStream
+from anyio.lowlevel import checkpoint
 from jumpstarter_protocol import router_pb2
 
 MAX_PAYLOAD = 1 << 20
@@ -95,6 +96,11 @@ class RouterStream(ObjectStream[bytes]):
                 frame = await self.context.read()
             except _GONE as error:
                 raise BrokenResourceError(reason_of(error)) from error
+            except asyncio.CancelledError:
+                # Before the other end has answered, grpc.aio raises one of its own, which no cancel scope knows; see
+                # `jumpstarter.common.cancellation`.
+                await checkpoint()
+                raise
             if frame is grpc.aio.EOF:
                 self._eof_received = True
                 raise EndOfStream

@@ -9,9 +9,10 @@ from typing import Any
 
 import grpc
 import pytest
-from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, fail_after
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, fail_after, sleep_forever
 from jumpstarter_protocol import router_pb2, router_pb2_grpc
 
+from jumpstarter.common.tempfile import TemporaryUnixListener
 from jumpstarter.streams.router import MAX_PAYLOAD, RouterStream
 
 Handler = Callable[[Any], Awaitable[None]]
@@ -136,3 +137,16 @@ async def test_closing_waits_until_everything_has_arrived(tmp_path: Path) -> Non
 def test_anything_but_a_call_is_refused() -> None:
     with pytest.raises(ValueError, match="not a stream call"):
         RouterStream(context=object())
+
+
+async def test_a_time_limit_on_receiving_works_before_the_other_end_has_answered() -> None:
+    async def silence(_: Any) -> None:
+        await sleep_forever()
+
+    async with (
+        TemporaryUnixListener(silence) as path,
+        grpc.aio.insecure_channel(f"unix://{path}") as channel,
+    ):
+        stream = RouterStream(context=router_pb2_grpc.RouterServiceStub(channel).Stream(wait_for_ready=True))
+        with pytest.raises(TimeoutError), fail_after(0.05):
+            await stream.receive()
