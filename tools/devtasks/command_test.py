@@ -51,6 +51,7 @@ def test_without_any_python_it_says_what_to_install(tmp_path):
 def commands(monkeypatch):
     """What the task would run, without running it."""
     seen: list[list[str]] = []
+    monkeypatch.delenv("JMP_REQUIRE_REAL", raising=False)
     for module in (suite, demo):
         monkeypatch.setattr(module, "setup", lambda: None)
         monkeypatch.setattr(module, "run", lambda command, **_: seen.append([str(part) for part in command]))
