@@ -555,8 +555,17 @@ async def running_lab(certificate: Certificate) -> AsyncIterator[Lab]:
             await router_server.stop(None)
 
 
+@pytest.fixture(scope="session")
+async def one_loop() -> AsyncIterator[None]:
+    """Have all tests after this one use the same event loop.
+
+    grpc.aio hands the end of a cancelled call to whichever loop runs next, which fails when the call's own is closed.
+    """
+    yield  # noqa: PT022 (the loop is kept as long as this fixture is)
+
+
 @pytest.fixture
-async def lab(certificate: Certificate) -> AsyncIterator[Lab]:
+async def lab(certificate: Certificate, one_loop: None) -> AsyncIterator[Lab]:
     """A controller and a router on the event loop of the test."""
     async with running_lab(certificate) as running, BlockingPortal() as portal:
         running.portal = portal
