@@ -1,6 +1,8 @@
 """The documentation says what the code does: every key, reason word and variable is there, and none that is not."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,9 @@ from jumpstarter_cli_common import exceptions as failures
 from pydantic import BaseModel
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+import package_pages  # noqa: E402
+
 ROOT = HERE.parent
 LINK = re.compile(r"\]\(([^)#]+\.(?:md|py|yaml|toml))(?:#[\w-]+)?\)")
 
@@ -109,3 +114,32 @@ def test_the_first_config_of_the_first_steps_makes_its_drivers(tmp_path):
     root = ExporterConfigV1Alpha1.load_path(path).instantiate()
 
     assert set(root.children) == {"power", "tools"}
+
+
+def test_the_documentation_builds_without_a_warning(tmp_path):
+    options = ["-W", "--keep-going", "-n", "-q", "-b", "html", "-d", str(tmp_path / "doctrees")]
+
+    finished = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, str(HERE), str(tmp_path / "html")],
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "html" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        ("[power](../jumpstarter-driver-power/README.md#api)", "[power](jumpstarter-driver-power.md#api)"),
+        ("[power](../jumpstarter-driver-power)", "[power](jumpstarter-driver-power.md)"),
+        ("[hooks](../../docs/reference/exporter-config.md#hooks)", "[hooks](../reference/exporter-config.md#hooks)"),
+        ("[a board](../../examples/qemu-board)", "a board (`examples/qemu-board`)"),
+        ("[`examples/x.yaml`](../../examples/x.yaml)", "`examples/x.yaml`"),
+        ("[site](https://example.org)", "[site](https://example.org)"),
+    ],
+)
+def test_links_of_a_readme_lead_on_from_its_page(link, shown):
+    assert package_pages.page(link) == shown

@@ -20,7 +20,8 @@ GROUPS: dict[str, Callable[[str], bool]] = {
 
 TITLES = {"drivers": "Drivers", "commands": "Command line packages", "libraries": "Libraries"}
 
-LINK = re.compile(r"\]\(\.\./([a-z0-9-]+)(?:/README\.md|/)?(#[\w-]+)?\)")
+README_LINK = re.compile(r"\]\(\.\./([a-z0-9-]+)(?:/README\.md|/)?(#[\w-]+)?\)")
+OUTSIDE_LINK = re.compile(r"\[([^\]]+)\]\(\.\./\.\./(?!docs/)([^)]+)\)")
 
 
 def write_pages(app: Sphinx) -> None:
@@ -47,8 +48,9 @@ def write_pages(app: Sphinx) -> None:
 
 
 def page(text: str) -> str:
-    """The text of a README, with links to other READMEs and to the documentation turned into links between pages."""
-    text = LINK.sub(lambda link: f"]({link[1]}.md{link[2] or ''})", text)
+    """The text of a README, with its links leading to pages; what has no page is named by its path."""
+    text = README_LINK.sub(lambda link: f"]({link[1]}.md{link[2] or ''})", text)
+    text = OUTSIDE_LINK.sub(lambda link: link[1] if link[2] in link[1] else f"{link[1]} (`{link[2]}`)", text)
     return text.replace("](../../docs/", "](../")
 
 
