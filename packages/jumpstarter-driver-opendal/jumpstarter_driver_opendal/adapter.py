@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 from io import FileIO
 from typing import TYPE_CHECKING, Any
 
-from anyio import BrokenResourceError, CancelScope, EndOfStream, to_thread
+from anyio import BrokenResourceError, EndOfStream, to_thread
 from anyio.abc import ObjectStream
 from jumpstarter.client.adapters import blocking
 from jumpstarter.common.exceptions import JumpstarterException
 
 from .common import Mode, PathBuf
 from .sources import PipeStream, SinkStream, SourceStream
+from .transfer import finish
 
 if TYPE_CHECKING:
     from jumpstarter.client import DriverClient
@@ -75,8 +76,7 @@ async def _offer_sink(
             raise TransferError(f"writing {shown} failed: the connection to the exporter ended before all was there")
         await to_thread.run_sync(writer.publish)
     finally:
-        with CancelScope(shield=True):
-            await to_thread.run_sync(writer.discard)
+        await finish(writer.discard)
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID
 
-from anyio import CancelScope, to_thread
+from anyio import to_thread
 from anyio.abc import ObjectStream
 from jumpstarter.common.exceptions import ConfigurationError
 from jumpstarter.driver import Driver, export
@@ -25,7 +25,7 @@ from .local import LocalReader, LocalStorage, PartialFile
 from .paths import normalize
 from .remote import OperatorStorage, make_operator
 from .storage import LimitedWriter, Storage
-from .transfer import CHUNK_SIZE, receive_into, send_from
+from .transfer import CHUNK_SIZE, finish, receive_into, send_from
 
 __all__ = [
     "FlasherInterface",
@@ -161,8 +161,7 @@ class Opendal(Driver):
                     return await receive_into(stream, file.writer.write)
             except BaseException:
                 if file.is_writable:
-                    with CancelScope(shield=True):
-                        await to_thread.run_sync(file.fail)
+                    await finish(file.fail)
                 raise
 
     @export
@@ -428,8 +427,7 @@ async def store(stream: ObjectStream[bytes], path: Path, limit: int) -> int:
         await to_thread.run_sync(writer.publish)
         return size
     finally:
-        with CancelScope(shield=True):
-            await to_thread.run_sync(writer.discard)
+        await finish(writer.discard)
 
 
 async def fetch(path: Path, stream: ObjectStream[bytes]) -> int:

@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import BrokenResourceError, CancelScope, EndOfStream
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
-__all__ = ["CHUNK_SIZE", "ReadAhead", "WriteBehind", "receive_into", "send_from"]
+__all__ = ["CHUNK_SIZE", "ReadAhead", "WriteBehind", "finish", "receive_into", "send_from"]
 
 CHUNK_SIZE = 1 << 20
 """Bytes moved at a time: large enough that a trip to a thread costs nothing beside it, below gRPC's 4 MiB."""
@@ -40,6 +40,33 @@ async def _finished(job: asyncio.Future[T]) -> T:
     return job.result()
 
 
+async def _settled(job: asyncio.Future[Any]) -> None:
+    """Wait until a job is over, whatever came of it.
+
+    gRPC cancels the task of a call directly, which no scope shields from, and may do so in the middle of the clean-up
+    after another failure. A job that uses a file must be over before the file is closed, so that has to wait.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    with CancelScope(shield=True):
+        while not job.done():
+            try:
+                await asyncio.wait([job])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+async def finish(work: Callable[[], object]) -> None:
+    """Run blocking clean-up in a worker thread, to its end, however often this task is cancelled meanwhile.
+
+    Raises what `work` raised.
+    """
+    job = _start(work)
+    await _settled(job)
+    job.result()
+
+
 class ReadAhead:
     """Reads chunks in a worker thread, one ahead of its user.
 
@@ -61,9 +88,8 @@ class ReadAhead:
 
     async def settle(self) -> None:
         """Wait until no thread reads any more, so that the file can be closed."""
-        with CancelScope(shield=True):
-            if self._job is not None:
-                await asyncio.wait([self._job])
+        if self._job is not None:
+            await _settled(self._job)
 
 
 class WriteBehind:
@@ -94,9 +120,8 @@ class WriteBehind:
 
     async def settle(self) -> None:
         """Wait until no thread writes any more, whatever came of it, so that the file can be closed."""
-        with CancelScope(shield=True):
-            if self._job is not None:
-                await asyncio.wait([self._job])
+        if self._job is not None:
+            await _settled(self._job)
 
 
 async def send_from(read: Callable[[int], bytes], stream: ObjectSendStream[bytes]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from jumpstarter.streams.common import create_memory_stream
 
 from .driver import MockFlasher
 from .sources import PipeStream
-from .transfer import CHUNK_SIZE, ReadAhead, WriteBehind, receive_into, send_from
+from .transfer import CHUNK_SIZE, ReadAhead, WriteBehind, finish, receive_into, send_from
 
 
 async def test_all_bytes_arrive_in_order():
@@ -94,6 +95,33 @@ async def test_cancelling_waits_for_the_thread_that_writes():
             assert await anyio.to_thread.run_sync(writing.wait, 10)
             threading.Timer(0.05, may_end.set).start()
             tasks.cancel_scope.cancel()
+    assert ended.is_set()
+
+
+async def test_clean_up_runs_to_its_end_when_the_task_is_cancelled_again_and_again():
+    started, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def clean_up() -> None:
+        started.set()
+        may_end.wait(10)
+        ended.set()
+
+    async def fail() -> None:
+        try:
+            raise ConnectionAbortedError
+        except ConnectionAbortedError:
+            await finish(clean_up)
+            raise
+
+    task = asyncio.create_task(fail())
+    await asyncio.sleep(0)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    assert await anyio.to_thread.run_sync(started.wait, 10)
+    may_end.set()
+    with anyio.fail_after(10), pytest.raises(asyncio.CancelledError):
+        await task
     assert ended.is_set()
 
 
