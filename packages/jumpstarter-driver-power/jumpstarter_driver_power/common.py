@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from jumpstarter.common.exceptions import JumpstarterException
+
 if TYPE_CHECKING:
     from .reading import PowerReading
 
@@ -25,7 +27,7 @@ class PowerState(StrEnum):
     UNKNOWN = "unknown"
 
 
-class PowerNotConfirmed(RuntimeError):
+class PowerNotConfirmed(JumpstarterException, RuntimeError):
     """The device took a command to switch, but does not report the state that was asked for."""
 
 

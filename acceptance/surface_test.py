@@ -1,0 +1,112 @@
+# ruff: noqa: E501
+"""The names that programs, drivers and test suites import: all of them are where the published release has them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+SURFACE = """
+jumpstarter_protocol: client_pb2 client_pb2_grpc jumpstarter_pb2 jumpstarter_pb2_grpc kubernetes_pb2 kubernetes_pb2_grpc router_pb2 router_pb2_grpc
+jumpstarter_protocol.jumpstarter.v1.common_pb2: ExporterStatus
+jumpstarter_protocol.jumpstarter.v1.common_pb2_grpc:
+jumpstarter.client: DriverClient client_from_path Lease DirectLease FlasherClient FlasherClientInterface
+jumpstarter.client.adapters: blocking
+jumpstarter.client.base: DriverClient StubDriverClient
+jumpstarter.client.client: client_from_path client_from_channel
+jumpstarter.client.core: AsyncDriverClient DriverError DriverMethodNotImplemented DriverInvalidArgument ExporterNotReady
+jumpstarter.client.exceptions: LeaseError
+jumpstarter.client.grpc: parse_identifier parse_client_identifier parse_exporter_identifier parse_lease_identifier Exporter Lease ExporterList LeaseList ClientService MultipathExporterStub WithOptions add_display_columns add_exporter_row
+jumpstarter.client.lease: Lease DirectLease LeaseAcquisitionSpinner
+jumpstarter.client.status_monitor: StatusMonitor
+jumpstarter.client.selectors: parse_label_selector extract_match_labels_filter selector_contains
+jumpstarter.client.decorators: driver_click_group driver_click_command DriverClickGroup
+jumpstarter.client.flasher: FlasherClient FlasherClientInterface
+jumpstarter.common: Metadata TemporarySocket TemporaryUnixListener TemporaryTcpListener AsyncChannel ControllerStub ExporterStatus ExporterStub HOOK_WARNING_PREFIX LogSource RouterStub download_fls get_fls_binary get_fls_github_url
+jumpstarter.common.condition: condition_present_and_equal condition_message condition_true condition_false
+jumpstarter.common.enums: ExporterStatus LogSource
+jumpstarter.common.exceptions: JumpstarterException ConnectionError ConfigurationError ArgumentError FileAccessError FileNotFoundError ExporterOfflineError ExporterUnreachableError ReauthenticationFailed EnvironmentVariableNotSetError MissingDriverError
+jumpstarter.common.grpc: ssl_channel_credentials aio_secure_channel translate_grpc_exceptions configure_grpc_env _override_default_grpc_options
+jumpstarter.common.importlib: cached_import import_class
+jumpstarter.common.ipaddr: get_ip_address get_minikube_ip
+jumpstarter.common.metadata: Metadata
+jumpstarter.common.resources: ClientStreamResource PresignedRequestResource Resource ResourceMetadata
+jumpstarter.common.serde: encode_value decode_value adapter
+jumpstarter.common.storage: wait_for_storage_device write_to_storage_device read_from_storage_device
+jumpstarter.common.streams: ResourceStreamRequest DriverStreamRequest StreamRequest StreamRequestMetadata connect_router_stream
+jumpstarter.common.tempfile: TemporarySocket TemporaryUnixListener TemporaryTcpListener
+jumpstarter.common.types: AsyncChannel ControllerStub ExporterStub RouterStub
+jumpstarter.common.utils: serve serve_async env launch_shell ANSI_GRAY ANSI_YELLOW ANSI_WHITE ANSI_RESET PROMPT_CWD ExporterMetadata env_with_metadata lease_ending_handler
+jumpstarter.common.fls: get_fls_github_url download_fls get_fls_binary
+jumpstarter.common.oci: OciCredentials parse_oci_registry read_auth_file_credentials resolve_oci_credentials
+jumpstarter.config.client: ClientConfigV1Alpha1 ClientConfigV1Alpha1Drivers ClientConfigListV1Alpha1 ObjectMeta ClientConfigV1Alpha1Lease
+jumpstarter.config.common: CONFIG_API_VERSION CONFIG_PATH ObjectMeta
+jumpstarter.config.env: JMP_CLIENT_CONFIG_HOME JMP_CLIENT_CONFIG JMP_NAMESPACE JMP_NAME JMP_ENDPOINT JMP_TOKEN JMP_DRIVERS_ALLOW JUMPSTARTER_HOST JMP_LEASE JMP_EXPORTER JMP_EXPORTER_LABELS JMP_DISABLE_COMPRESSION JMP_OIDC_CALLBACK_PORT JMP_GRPC_INSECURE JUMPSTARTER_GRPC_INSECURE JMP_GRPC_PASSPHRASE JMP_RETRY_TIMEOUT
+jumpstarter.config.exporter: ExporterConfigV1Alpha1 ExporterConfigListV1Alpha1 ExporterConfigV1Alpha1DriverInstance ExporterConfigV1Alpha1DriverInstanceBase ExporterConfigV1Alpha1DriverInstanceComposite ExporterConfigV1Alpha1DriverInstanceProxy ObjectMeta HookConfigV1Alpha1 HookInstanceConfigV1Alpha1 FailureDetectionConfigV1Alpha1
+jumpstarter.config.grpc: call_credentials
+jumpstarter.config.shell: ShellConfigV1Alpha1
+jumpstarter.config.tls: TLSConfigV1Alpha1
+jumpstarter.config.user: UserConfigV1Alpha1 UserConfigV1Alpha1Config CurrentClient
+jumpstarter.driver: Driver export exportstream FlasherInterface
+jumpstarter.driver.base: Driver SUPPORTED_CONTENT_ENCODINGS
+jumpstarter.driver.decorators: export exportstream MARKER_MAGIC MARKER_DRIVERCALL MARKER_STREAMCALL MARKER_STREAMING_DRIVERCALL
+jumpstarter.exporter: Session Exporter
+jumpstarter.exporter.exporter: Exporter
+jumpstarter.exporter.session: Session
+jumpstarter.exporter.logging: LogHandler get_logger
+jumpstarter.exporter.auth: PASSPHRASE_METADATA_KEY PassphraseInterceptor passphrase_client_interceptors
+jumpstarter.exporter.hooks: HookExecutor HookExecutionError PtyState MAX_DRAIN_BYTES DRAIN_TIMEOUT_SECONDS DRAIN_MAX_EMPTY_POLLS
+jumpstarter.exporter.lease_context: LeaseContext
+jumpstarter.exporter.logging_protocol: LoggerRegistration
+jumpstarter.driver.flasher: FlasherInterface
+jumpstarter.streams.aiohttp: AiohttpStreamReaderStream
+jumpstarter.streams.blocking: BlockingStream
+jumpstarter.streams.common: copy_stream forward_stream create_memory_stream
+jumpstarter.streams.encoding: Compression compress_stream CompressedStream ZlibCompressedStream detect_compression_from_signature create_decompressor FileSignature COMPRESSION_SIGNATURES SIGNATURE_BUFFER_SIZE AutoDecompressIterator
+jumpstarter.streams.metadata: MetadataStream MetadataStreamAttributes
+jumpstarter.streams.progress: ProgressStream ProgressAttribute
+jumpstarter.streams.router: RouterStream
+jumpstarter.utils.env: env env_async ExporterMetadata env_with_metadata env_with_metadata_async
+jumpstarter_testing: JumpstarterTest eventually
+jumpstarter_testing.pytest: JumpstarterTest
+jumpstarter_testing.eventually: eventually
+jumpstarter_cli.config_client: config_client
+jumpstarter_cli.config_exporter: config_exporter
+jumpstarter_cli.create: create_lease
+jumpstarter_cli.delete: delete_leases
+jumpstarter_cli.update: update_lease
+jumpstarter_cli.get: get_exporters get_leases
+jumpstarter_cli.shell: shell
+jumpstarter_cli.run: run
+jumpstarter_cli.auth: auth token_status
+jumpstarter_cli.login: fetch_auth_config parse_login_argument relogin_client
+jumpstarter_cli.common: opt_duration_partial DURATION
+jumpstarter_cli_common.exceptions: handle_exceptions async_handle_exceptions leaf_exceptions handle_exceptions_with_reauthentication find_exception_in_group
+jumpstarter_cli_common.opt: OutputMode SourcePrefixFormatter opt_insecure_tls parse_comma_separated validate_name
+jumpstarter_cli_common.callbacks: ClickCallback ForceClickCallback SilentWithConfirmCallback
+jumpstarter_cli_common.table: make_table
+jumpstarter_driver_power.driver: MockPower SyncMockPower PowerInterface VirtualPowerInterface
+jumpstarter_driver_power.client: PowerClient VirtualPowerClient
+jumpstarter_driver_power.common: PowerReading
+jumpstarter_driver_opendal.driver: Opendal MockFlasher MockStorageMux MockStorageMuxFlasher
+jumpstarter_driver_opendal.common: PresignedRequest
+jumpstarter_driver_network.adapters.fabric: FabricAdapter
+jumpstarter_driver_network.adapters.novnc: NovncAdapter
+jumpstarter_driver_network.adapters.pexpect: PexpectAdapter
+jumpstarter_driver_network.adapters.dbus: DbusAdapter
+jumpstarter_driver_network.adapters.portforward: TcpPortforwardAdapter UnixPortforwardAdapter
+jumpstarter_driver_network.adapters: FabricAdapter NovncAdapter PexpectAdapter DbusAdapter TcpPortforwardAdapter UnixPortforwardAdapter
+jumpstarter_driver_pyserial.driver: PySerial ThrottledStream
+jumpstarter_driver_pyserial.nvdemux.manager: DemuxerManager
+"""
+
+
+@pytest.mark.parametrize("line", SURFACE.strip().splitlines(), ids=lambda line: line.partition(":")[0])
+def test_every_promised_name_can_be_imported(line: str) -> None:
+    path, _, names = line.partition(":")
+    module = import_module(path)
+
+    missing = [name for name in names.split() if not hasattr(module, name)]
+
+    assert missing == []
