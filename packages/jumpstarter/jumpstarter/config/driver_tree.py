@@ -46,11 +46,30 @@ def instantiate_root(config: ExporterConfigV1Alpha1) -> Driver:
         ConfigurationError: with file, line and key of the entry at fault.
     """
     try:
-        return _grouped({name: entry.root for name, entry in config.export.items()}, ("export",), config.description)
+        root = _grouped({name: entry.root for name, entry in config.export.items()}, ("export",), config.description)
+        _check_references(root)
     except InvalidConfigError as error:
         raise InvalidConfigError(f"{_place(config.path, error.location)}{error.message}", error.location) from (
             error.__cause__
         )
+    return root
+
+
+def _check_references(root: Driver) -> None:
+    """Follow the references between drivers, so that one that leads nowhere is known before anything is served."""
+    try:
+        root.enumerate()
+    except ConfigurationError as error:
+        _close(root)
+        raise InvalidConfigError(error.message, ("export",)) from error.__cause__
+
+
+def _close(driver: Driver) -> None:
+    """Close a driver of a tree that can't be made."""
+    try:
+        driver.close()
+    except Exception as error:  # noqa: BLE001 (drivers of any kind; the first failure is the one to tell)
+        logger.warning("closing driver %s failed: %s", type(driver).__name__, error)
 
 
 def _place(path: Path | None, location: Location) -> str:
@@ -106,11 +125,8 @@ def _children(entries: dict[str, Any], location: Location) -> Any:
             made[name] = _instantiate(entry, (*location, name))
         yield made
     except BaseException:
-        for name, driver in reversed(list(made.items())):
-            try:
-                driver.close()
-            except Exception as error:  # noqa: BLE001 (drivers of any kind; the first failure is the one to tell)
-                logger.warning("closing driver %s failed: %s", name, error)
+        for driver in reversed(list(made.values())):
+            _close(driver)
         raise
 
 
@@ -135,10 +151,12 @@ def _not_found(path: str, error: Exception) -> str:
     package, module = path.partition(".")[0], path.rpartition(".")[0]
     cause = error.__cause__
     if isinstance(cause, ModuleNotFoundError) and cause.name == package:
-        text = f"no Python module '{package}' is installed on this exporter"
-        if near := get_close_matches(path, _installed(), n=1, cutoff=0.8):
-            return f"{text}; did you mean '{near[0]}'?"
-        return f"{text}; install the driver with: pip install {package.replace('_', '-')}"
+        text = (
+            f"no Python module '{package}' is installed on this exporter; "
+            f"install the driver with: pip install {package.replace('_', '-')}"
+        )
+        similar = _similar(path)
+        return f"{text}; or did you mean '{similar}'?" if similar else text
     if isinstance(cause, AttributeError) and (loaded := sys.modules.get(module)) is not None:
         known = [name for name, value in vars(loaded).items() if isinstance(value, type) and hasattr(value, "client")]
         name = path.rpartition(".")[2]
@@ -146,6 +164,18 @@ def _not_found(path: str, error: Exception) -> str:
         hint = f"did you mean '{near[0]}'?" if near else "a newer version of the package may have it"
         return f"module '{module}' has no class '{name}'; {hint}"
     return error.message if isinstance(error, JumpstarterException) else str(error)
+
+
+def _similar(path: str) -> str | None:
+    """Return the installed driver that a misspelt path means; the prefix that all packages share tells nothing."""
+    stems = {installed: _stem(installed) for installed in _installed()}
+    if not (package := get_close_matches(_stem(path), set(stems.values()), n=1, cutoff=0.75)):
+        return None
+    return get_close_matches(path, [known for known in stems if stems[known] == package[0]], n=1, cutoff=0)[0]
+
+
+def _stem(path: str) -> str:
+    return path.partition(".")[0].removeprefix("jumpstarter_driver_")
 
 
 def _installed() -> list[str]:
@@ -220,7 +250,8 @@ def _construct(path: str, arguments: dict[str, Any], location: Location) -> Driv
             f"install the driver's package with its extras on the exporter",
             (*location, "type"),
         ) from error
-    except (ValueError, OSError, RuntimeError) as error:
+    except Exception as error:
+        # Drivers stand on libraries with exceptions of all kinds.
         raise InvalidConfigError(f"{name}: the driver can't be set up", (*location, "config")) from error
 
 

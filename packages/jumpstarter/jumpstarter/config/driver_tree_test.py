@@ -63,6 +63,8 @@ class Failing(Base):
                 len(5)  # type: ignore[arg-type]
             case "ConfigurationError":
                 raise ConfigurationError("host and path exclude each other")
+            case "Exception":
+                raise Exception("the vendor's library is upset")
 
 
 def path_of(kind: type) -> str:
@@ -124,6 +126,7 @@ def test_tree_is_made_children_first_with_descriptions() -> None:
         (Failing, {"kind": "ValueError"}, "the driver can't be set up (Caused by: odd parity)"),
         (Failing, {"kind": "TypeError"}, "the driver can't be set up (Caused by: object of type 'int' has no len())"),
         (Failing, {"kind": "ImportError"}, "the driver needs the Python module 'no_such_module_of_a_driver'"),
+        (Failing, {"kind": "Exception"}, "the driver can't be set up (Caused by: the vendor's library is upset)"),
         (Failing, {"kind": "ConfigurationError"}, "host and path exclude each other"),
     ],
 )
@@ -142,6 +145,7 @@ def test_config_that_the_driver_does_not_take_is_told(kind: type, config: dict[s
             "install the driver with: pip install vendor-of-boards",
         ),
         ("jumpstarter_driver_power.driver.MockPowr", "has no class 'MockPowr'; did you mean 'MockPower'?"),
+        ("jumpstarter_driver_tmt.driver.TMT", "install the driver with: pip install jumpstarter-driver-tmt"),
         ("jumpstarter_driver_powr.driver.MockPower", "did you mean 'jumpstarter_driver_power.driver.MockPower'?"),
         ("jumpstarter_driver_power.drivers.MockPower", "jumpstarter_driver_power.drivers.MockPower is not installed"),
         ("Power", "'Power' is not the path of a class"),
@@ -177,6 +181,25 @@ def test_error_in_a_file_names_file_line_and_entry(tmp_path: Path) -> None:
     )
 
 
+def test_reference_that_leads_nowhere_names_the_file_and_closes_what_was_made(tmp_path: Path) -> None:
+    path = tmp_path / "bench.yaml"
+    path.write_text(
+        f"metadata: {{namespace: lab, name: bench}}\nexport:\n  one:\n    type: {path_of(Plain)}\n"
+        "    config: {port: 1, host: one}\n  two: {ref: three}\n"
+    )
+    closed.clear()
+    with pytest.raises(ConfigurationError) as caught:
+        ExporterConfigV1Alpha1.load_path(path).instantiate()
+    assert str(caught.value).startswith(f"{path}:2: proxy 'two' can't find its ref 'three'")
+    assert closed == ["one"]
+
+
+def test_package_that_is_not_installed_is_not_taken_for_any_other() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        entry("jumpstarter_driver_tmt.driver.TMT").instantiate()
+    assert "did you mean" not in str(caught.value)
+
+
 def test_drivers_that_were_made_are_closed_when_a_later_one_fails() -> None:
     group = ExporterConfigV1Alpha1DriverInstance(
         children={
@@ -185,6 +208,7 @@ def test_drivers_that_were_made_are_closed_when_a_later_one_fails() -> None:
             "three": {"type": path_of(Failing)},
         }
     )
+    closed.clear()
     with pytest.raises(ConfigurationError, match=r"driver children\.three"):
         group.instantiate()
     assert closed == ["two", "one"]
