@@ -89,7 +89,10 @@ def set_log_level(client: DriverClient, level: str) -> None:
 
 
 class ChildCommands(MutableMapping[str, click.Command]):
-    """Commands by name: those that were set, and those of the children, which are made at first use."""
+    """Commands by name: those that were set, and those of the children, which are made at first use.
+
+    Children whose client class is not there have a command too, which says why; it is not listed.
+    """
 
     def __init__(self, children: dict[str, DriverClient]) -> None:
         self._makers: dict[str, Callable[[], Any]] = {
@@ -97,9 +100,12 @@ class ChildCommands(MutableMapping[str, click.Command]):
             for name, child in children.items()
             if not isinstance(child, StubDriverClient) and callable(maker := getattr(child, "cli", None))
         }
+        self._missing = {name: child for name, child in children.items() if isinstance(child, StubDriverClient)}
         self._made: dict[str, click.Command] = {}
 
     def __getitem__(self, name: str) -> click.Command:
+        if name in self._missing and name not in self._made:
+            return missing_command(name, self._missing[name].reason)
         if name not in self._made:
             self._made[name] = make_command(name, self._makers[name])
         return self._made[name]
@@ -134,18 +140,28 @@ def make_command(name: str, maker: Callable[[], Any]) -> click.Command:
     return command
 
 
+def missing_command(name: str, reason: str | None) -> click.Command:
+    """Return the command of a child whose client class is not installed or not allowed."""
+    return failing_command(name, f"the commands of {name!r} are not available: {reason or 'its client is missing'}")
+
+
 def broken_command(name: str, reason: str) -> click.Command:
     """Return a command that fails with `reason`, whatever its arguments."""
+    text = f"the commands of {name!r} can't be loaded: {reason}. Update or reinstall the package of its driver."
+    command = failing_command(name, text)
+    command.short_help = f"(not available: {reason})"
+    return command
+
+
+def failing_command(name: str, text: str) -> click.Command:
+    """Return a command that takes any arguments and fails."""
 
     def fail(**_: Any) -> None:
-        raise click.ClickException(
-            f"the commands of {name!r} can't be loaded: {reason}. Update or reinstall the package of its driver."
-        )
+        raise click.ClickException(text)
 
     return click.Command(
         name,
         callback=fail,
         params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
         context_settings={"ignore_unknown_options": True, "help_option_names": []},
-        short_help=f"(not available: {reason})",
     )

@@ -127,6 +127,15 @@ def test_child_without_installed_client_has_no_command() -> None:
         assert set(client.cli().commands) == {"power"}
 
 
+def test_child_without_installed_client_says_why_when_it_is_used() -> None:
+    with serve(Composite(children={"missing": Missing()})) as client:
+        result = CliRunner().invoke(client.cli(), ["missing", "on", "--now"])
+    assert result.exit_code == 1
+    assert "the commands of 'missing' are not available" in result.output
+    assert Missing.client() in result.output
+    assert "pip install" in result.output
+
+
 def test_tree_without_any_installed_client_gives_an_empty_group() -> None:
     with serve(Composite(children={"missing": Missing()})) as client:
         assert dict(client.cli().commands) == {}

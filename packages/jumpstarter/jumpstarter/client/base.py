@@ -88,10 +88,13 @@ class DriverClient(AsyncDriverClient):
 class StubDriverClient(DriverClient):
     """Stands for a driver whose client class is not installed or not allowed; using it says so."""
 
+    reason: str | None = None
+    """Why its own class is not used, and what to do about it."""
+
     def _refuse(self) -> NoReturn:
         from jumpstarter.common.importlib import missing_driver_message
 
-        raise ImportError(missing_driver_message(self.labels.get("jumpstarter.dev/client", "unknown")))
+        raise ImportError(self.reason or missing_driver_message(self.labels.get("jumpstarter.dev/client", "unknown")))
 
     def call(self, method: str, *args: Any) -> Any:
         """Raise ImportError, with what to install."""

@@ -96,10 +96,11 @@ def _build(
     path = report.labels[CLIENT_LABEL]
     try:
         client_class = import_class(path, allow, unsafe)
+        reason = None
     except MissingDriverError as error:
         if "_JMP_SUPPRESS_DRIVER_WARNINGS" not in os.environ:
             logger.warning("%s", error)
-        client_class = StubDriverClient
+        client_class, reason = StubDriverClient, error.message
     arguments: dict[str, Any] = {
         "uuid": UUID(report.uuid),
         "labels": report.labels,
@@ -111,6 +112,8 @@ def _build(
     if _takes_descriptions(client_class):
         arguments["description"] = report.description
         arguments["methods_description"] = report.methods_description
+    if reason is not None:
+        arguments["reason"] = reason
     return client_class(**arguments)
 
 

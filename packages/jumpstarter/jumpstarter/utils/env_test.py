@@ -76,6 +76,8 @@ def test_class_that_is_not_allowed_is_not_imported(session: str, monkeypatch: py
     monkeypatch.setenv("JMP_DRIVERS_ALLOW", "vendor.*,jumpstarter_driver_composite.*")
     with env() as client:
         assert isinstance(client.children["power"], StubDriverClient)
+        with pytest.raises(ImportError, match=r"doesn't match any of the allowed patterns .* drivers\.allow"):
+            client.children["power"].call("on")
 
 
 @pytest.mark.parametrize(
