@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 import grpc
-from anyio import CancelScope, CapacityLimiter, Event, create_task_group
+from anyio import CancelScope, CapacityLimiter, Event, create_task_group, to_thread
 from anyio.from_thread import start_blocking_portal
 from google.protobuf import empty_pb2
 from jumpstarter_protocol import jumpstarter_pb2, jumpstarter_pb2_grpc, router_pb2_grpc
@@ -236,6 +238,7 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
         interceptors: Sequence[Any] | None = None,
     ) -> AsyncGenerator[int, None]:
         """Serve on TCP, with TLS when credentials are given; yields the bound port."""
+        await to_thread.run_sync(_check_free, host, port)
         bound: list[int] = []
         async with self._serve(lambda server: bound.append(_bind(server, host, port, tls_credentials)), interceptors):
             yield bound[0]
@@ -251,6 +254,7 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
         interceptors: Sequence[Any] | None = None,
     ) -> AsyncGenerator[int, None]:
         """Serve on TCP and on a Unix socket at once; yields the bound TCP port."""
+        await to_thread.run_sync(_check_free, host, port)
         bound: list[int] = []
 
         def bind(server: grpc.aio.Server) -> None:
@@ -303,8 +307,6 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
 
     async def Reset(self, request: jumpstarter_pb2.ResetRequest, context: Any) -> Any:
         """Reset every driver."""
-        from anyio import to_thread
-
         self._enter_call()
         if (refusal := self._refusal()) is not None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal)
@@ -453,6 +455,35 @@ def _only(error: BaseException) -> Exception:
     if not isinstance(error, Exception):
         raise error
     return error
+
+
+_LISTEN_ADVICE = {
+    errno.EADDRINUSE: "another program listens there; stop it, or choose another port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; choose one that it has, or 0.0.0.0 for all",
+    errno.EACCES: "ports below 1024 are for privileged users; choose a higher one",
+}
+
+
+def _check_free(host: str, port: int) -> None:
+    """Find out whether a TCP address can be listened on; gRPC would tell only that it can't.
+
+    Raises:
+        OSError: it can't, with the errno that says why; `socket.gaierror` for a name without an address.
+    """
+    failure: OSError | None = None
+    addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, address in addresses:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                probe.listen(1)
+            return
+        except OSError as error:
+            failure = error
+    if failure is not None:
+        why = _LISTEN_ADVICE.get(failure.errno or 0, failure.strerror)
+        raise OSError(failure.errno, f"can't listen on {host}:{port}: {why}")
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:

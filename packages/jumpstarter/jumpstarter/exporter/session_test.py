@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
@@ -574,3 +576,20 @@ async def test_a_reset_reaches_the_drivers():
         before = it.board.resets
         await it.stub.Reset(jumpstarter_pb2.ResetRequest())
         assert it.board.resets == before + 1
+
+
+async def test_a_port_that_is_taken_is_told_before_anything_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, Session(root_device=Board()) as session:
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{port}: another program listens") as caught:
+            async with session.serve_tcp_async("127.0.0.1", port):
+                pytest.fail("listening")
+    assert caught.value.errno == errno.EADDRINUSE
+
+
+async def test_an_address_of_another_machine_is_told() -> None:
+    refused = pytest.raises(OSError, match="this machine has no such address")
+    with Session(root_device=Board()) as session, refused as caught:
+        async with session.serve_tcp_async("192.0.2.1", 0):
+            pytest.fail("listening")
+    assert caught.value.errno == errno.EADDRNOTAVAIL
