@@ -208,7 +208,9 @@ def _describe_jumpstarter(error: BaseException) -> Failure | None:
         names = (kind.__name__ for kind in type(error).__mro__)
         reason = next((_CLASS_REASONS[name] for name in names if name in _CLASS_REASONS), "failed")
     hint = getattr(error, "hint", None)
-    return Failure(reason, _one_text(error), hint if isinstance(hint, str) else None)
+    if not isinstance(hint, str):
+        hint = _GRPC_FAILURES["UNAVAILABLE"][2] if reason == "connection" else None
+    return Failure(reason, _one_text(error), hint)
 
 
 def _one_text(error: Any) -> str:
@@ -250,6 +252,12 @@ def _describe_builtin(error: BaseException) -> Failure | None:
         )
     if isinstance(error, OSError):
         return _describe_os_error(error)
+    if isinstance(error, ImportError):
+        return Failure(
+            "missing-driver",
+            str(error) or "A Python module can't be imported",
+            "Install the package that provides it in the environment of this program.",
+        )
     json = sys.modules.get("json")
     if json is not None and isinstance(error, json.JSONDecodeError):
         return Failure("invalid-data", f"Received invalid JSON data: {error}")

@@ -51,6 +51,7 @@ CASES = [
     (JumpstarterException("board is gone"), "failed", "board is gone"),
     (ConfigurationError("no endpoint"), "configuration", "no endpoint"),
     (ConnectionError("no controller"), "connection", "no controller"),
+    (ModuleNotFoundError("No module named 'numpy'"), "missing-driver", "No module named 'numpy'"),
     (TimeoutError(), "timeout", "Operation timed out"),
     (ssl.SSLCertVerificationError("bad chain"), "tls", "TLS certificate validation failed"),
     (socket.gaierror(-2, "Name or service not known"), "name-resolution", "can't be resolved"),
@@ -80,6 +81,12 @@ def test_an_exception_of_normal_use_has_a_reason_and_a_message(error: BaseExcept
     assert failure.reason == reason
     assert text in failure.message
     assert "\n" not in failure.message
+
+
+def test_a_lost_connection_comes_with_advice() -> None:
+    failure = describe(ConnectionError("can't connect"))
+    assert failure is not None
+    assert failure.hint is not None
 
 
 def test_ctrl_c_has_the_exit_code_of_the_signal() -> None:
