@@ -1,0 +1,1 @@
+"""How the installed programs behave under bad input and failure."""
