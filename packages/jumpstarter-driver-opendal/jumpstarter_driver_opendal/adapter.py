@@ -14,13 +14,13 @@ from anyio.abc import ObjectStream
 from jumpstarter.client.adapters import blocking
 from jumpstarter.common.exceptions import JumpstarterException
 
-from .common import Mode, PathBuf
 from .sources import PipeStream, SinkStream, SourceStream
 from .transfer import finish
 
 if TYPE_CHECKING:
     from jumpstarter.client import DriverClient
 
+    from .common import Mode, PathBuf
     from .storage import Writer
 
 __all__ = ["AsyncFileStream", "OpendalAdapter", "TransferError", "local_file", "url_through_client"]
