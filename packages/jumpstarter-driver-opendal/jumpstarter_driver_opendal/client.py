@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from abc import ABCMeta, abstractmethod
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -345,8 +347,12 @@ def _text(path: PathBuf) -> str:
 def _check_local_source(path: PathBuf) -> None:
     """Raises: ArgumentError: the local file can't be read."""
     try:
-        with open(path, "rb"):
-            return
+        if not stat.S_ISFIFO(os.stat(path).st_mode):
+            with open(path, "rb"):
+                return
+        # Opening a pipe and closing it again would be the end for its writer.
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ArgumentError(
             f"can't read the local file {os.fspath(path)!r}: {error.strerror or error}. Check the path"

@@ -15,7 +15,7 @@ from anyio import BrokenResourceError, EndOfStream
 from jumpstarter.common.utils import serve
 from jumpstarter.streams.common import create_memory_stream
 
-from .driver import MockFlasher
+from .driver import MockFlasher, Opendal
 from .sources import PipeStream
 from .transfer import CHUNK_SIZE, ReadAhead, WriteBehind, finish, receive_into, send_from
 
@@ -139,6 +139,17 @@ async def test_a_pipe_is_read_as_it_fills_and_can_be_left_while_it_is_empty():
             await stream.receive()
     finally:
         os.close(reader)
+
+
+def test_a_file_to_store_can_come_out_of_a_pipe(tmp_path: Path):
+    fifo, root = tmp_path / "fifo", tmp_path / "root"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=fifo.write_bytes, args=(b"image" * 1000,))
+    writer.start()
+    with serve(Opendal(scheme="fs", kwargs={"root": str(root)})) as client:
+        client.write_from_path("image", fifo)
+    writer.join()
+    assert (root / "image").read_bytes() == b"image" * 1000
 
 
 def test_an_image_can_come_out_of_a_pipe(tmp_path: Path):
