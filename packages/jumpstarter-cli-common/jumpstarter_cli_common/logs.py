@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 
 class SourcePrefixFormatter(logging.Formatter):
@@ -24,6 +25,27 @@ class SourcePrefixFormatter(logging.Formatter):
             return text
         self._last = record.name
         return f"[{record.name}] {text}"
+
+    def formatException(self, ei: Any) -> str:
+        """Return the traceback at log level debug, else where the exception was raised: what a report needs."""
+        if logging.getLogger().level <= logging.DEBUG:
+            return super().formatException(ei)
+        import traceback
+
+        frames = traceback.extract_tb(ei[2])
+        if not frames:
+            return ""
+        last = frames[-1]
+        return f"  raised at {last.filename}:{last.lineno} in {last.name}; --log-level debug shows how it got there"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record."""
+        # The formatted exception is kept for other handlers, which may want the whole of it.
+        kept, record.exc_text = record.exc_text, None
+        try:
+            return super().format(record)
+        finally:
+            record.exc_text = kept
 
 
 class StderrHandler(logging.Handler):

@@ -198,11 +198,20 @@ async def _shell_local(config: Any, exporter_logs: bool, command: tuple[str, ...
 
 
 def _quieten_drivers() -> None:
-    """Keep the log of drivers, which run in this process, out of the shell; warnings are shown all the same."""
+    """Keep the log of drivers, which run in this process, out of the shell; warnings are shown all the same.
+
+    A failure that the caller is told of is not shown a second time.
+    """
     if logging.getLogger().level <= logging.DEBUG:
         return
     for handler in logging.getLogger().handlers:
-        handler.addFilter(lambda record: record.levelno >= logging.WARNING or not record.name.startswith("driver."))
+        handler.addFilter(_is_for_the_shell)
+
+
+def _is_for_the_shell(record: logging.LogRecord) -> bool:
+    if getattr(record, "told_to_client", False):
+        return False
+    return record.levelno >= logging.WARNING or not record.name.startswith("driver.")
 
 
 async def _shell_direct(

@@ -30,6 +30,9 @@ MAX_DETAILS = 3000
 EXCEPTION_TYPE_KEY = "x-jmp-exception-type"
 """Trailing metadata key that names the class of the exception behind a status."""
 
+TOLD_TO_CLIENT = "told_to_client"
+"""Attribute of the log records of failures that a client learns of as well."""
+
 STREAM_BATCH = 64
 """Items that a blocking generator may be ahead of the network."""
 
@@ -202,6 +205,7 @@ async def abort_with(context: Any, driver: Any, request: Any, error: Exception) 
         type(error).__name__,
         error,
         exc_info=error if _severity(error, status) is logging.ERROR else None,
+        extra={TOLD_TO_CLIENT: True},
     )
     await context.abort(status, details_of(error), ((EXCEPTION_TYPE_KEY, type(error).__name__),))
     raise AssertionError("abort returned")
