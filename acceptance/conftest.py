@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -153,6 +153,29 @@ def in_shell(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
     return run_in_shell
 
 
+class Bench(NamedTuple):
+    """An open `jmp shell` that serves an exporter config, and the environment of the programs inside."""
+
+    shell: Program
+    env: dict[str, str]
+
+
+@pytest.fixture
+def bench(start: Callable[..., Program]) -> Callable[..., Bench]:
+    """Open a shell with the devices of an exporter config; `j` can be run beside it, several at once."""
+
+    def open_bench(path: str, *options: str, **settings: Any) -> Bench:
+        words = options or ("--exporter-config", path)
+        tell = "echo $JUMPSTARTER_HOST $JMP_GRPC_INSECURE; exec sleep 600"
+        shell = start(JMP, "shell", *words, "--", "sh", "-c", tell, **settings)
+        shell.wait_for("\n")
+        host, *insecure = shell.out.split()
+        env = {"JUMPSTARTER_HOST": host, "JMP_DRIVERS_ALLOW": "UNSAFE"}
+        return Bench(shell, env | ({"JMP_GRPC_INSECURE": "1"} if insecure else {}))
+
+    return open_bench
+
+
 @pytest.fixture
 def free_port() -> int:
     """A TCP port of the loopback interface that nobody listens on."""
@@ -163,12 +186,12 @@ def free_port() -> int:
 
 @pytest.fixture
 def exporter(start: Callable[..., Program], free_port: int) -> Callable[[str], tuple[Program, list[str]]]:
-    """Start `jmp run` for a config and return it with the command that opens a shell there."""
+    """Start `jmp run` for a config and return it with the options that open a shell there."""
 
     def serve(path: str) -> tuple[Program, list[str]]:
         address = f"127.0.0.1:{free_port}"
         program = start(JMP, "run", "--exporter-config", path, "--tls-grpc-listener", address, "--tls-grpc-insecure")
         program.wait_for("serving on")
-        return program, [JMP, "shell", "--tls-grpc", address, "--tls-grpc-insecure", "--"]
+        return program, ["--tls-grpc", address, "--tls-grpc-insecure"]
 
     return serve

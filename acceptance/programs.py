@@ -38,11 +38,13 @@ class Outcome(NamedTuple):
         assert self.code == code, self
         errors = [line for line in self.err.splitlines() if line.startswith("Error: ")]
         assert len(errors) == 1, self
-        text = self.err[self.err.index("Error: ") + len("Error: ") :].rstrip("\n")
-        rest = text.splitlines()[1:]
+        lines = self.err.splitlines()
+        first = lines.index(errors[0])
+        rest = lines[first + 1 :]
         assert all(line.startswith(("Hint: ", "  ")) for line in rest), self
+        text = "\n".join([errors[0].removeprefix("Error: "), *rest])
         message = text.splitlines()[0]
-        assert len(message) >= 20, self
+        assert len(message) >= 15, self
         assert_readable(text)
         return text
 
