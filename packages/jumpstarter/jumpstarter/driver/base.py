@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABCMeta, abstractmethod
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -103,8 +103,9 @@ class Driver(Metadata, metaclass=ABCMeta):
         """Serve one call of an exported generator."""
         from .dispatch import streaming_driver_call
 
-        async for item in streaming_driver_call(self, request, context):
-            yield item
+        async with aclosing(streaming_driver_call(self, request, context)) as items:
+            async for item in items:
+                yield item
 
     @asynccontextmanager
     async def Stream(

@@ -6,7 +6,7 @@ import errno
 import logging
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -290,20 +290,21 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
         driver = await self._admit(request.uuid, context)
         return await driver.DriverCall(request, context)
 
-    async def StreamingDriverCall(
-        self, request: jumpstarter_pb2.StreamingDriverCallRequest, context: Any
-    ) -> AsyncGenerator[Any, None]:
+    # The streaming rpcs write to their context instead of yielding to gRPC: a cancelled call then ends inside of them,
+    # where everything is closed in order, and not in a generator that nobody closes.
+
+    async def StreamingDriverCall(self, request: jumpstarter_pb2.StreamingDriverCallRequest, context: Any) -> None:
         """Pass a streaming call to the driver that it names."""
         driver = await self._admit(request.uuid, context)
-        async for item in driver.StreamingDriverCall(request, context):
-            yield item
+        async with aclosing(driver.StreamingDriverCall(request, context)) as items:
+            async for item in items:
+                await context.write(item)
 
-    async def LogStream(
-        self, request: empty_pb2.Empty, context: Any
-    ) -> AsyncGenerator[jumpstarter_pb2.LogStreamResponse, None]:
+    async def LogStream(self, request: empty_pb2.Empty, context: Any) -> None:
         """Send the latest log records, then every further one."""
-        async for record in self._logs.follow():
-            yield record
+        async with aclosing(self._logs.follow()) as records:
+            async for record in records:
+                await context.write(record)
 
     async def Reset(self, request: jumpstarter_pb2.ResetRequest, context: Any) -> Any:
         """Reset every driver."""
