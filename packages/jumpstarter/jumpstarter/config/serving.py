@@ -28,9 +28,12 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def _ready_session(session: Session) -> AsyncGenerator[Path, None]:
-    """Serve a session on a temporary Unix socket, ready for use; drivers are reset and closed off the event loop."""
-    await to_thread.run_sync(session.__enter__)
+    """Serve a session on a temporary Unix socket, ready for use; drivers are reset and closed off the event loop.
+
+    They are closed in any case, also when resetting fails or is cancelled.
+    """
     try:
+        await to_thread.run_sync(session.__enter__)
         session.update_status(ExporterStatus.LEASE_READY)
         async with session.serve_unix_async() as path:
             yield path

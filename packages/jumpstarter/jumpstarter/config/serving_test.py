@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from anyio import create_task_group, fail_after
+from anyio import create_task_group, fail_after, to_thread
 from anyio.from_thread import BlockingPortal
 
 from jumpstarter.client.core import DriverError
@@ -200,3 +200,62 @@ def test_every_name_of_the_usual_helpers_exists() -> None:
     assert [name for name in utils.__all__ if getattr(utils, name, None) is None] == []
     with pytest.raises(AttributeError, match="no_such_helper"):
         _ = utils.no_such_helper
+
+
+class Unresettable(Driver):
+    """Can be made, but not reset."""
+
+    closed = False
+
+    @classmethod
+    def client(cls) -> str:
+        return "jumpstarter.client.DriverClient"
+
+    def reset(self) -> None:
+        raise RuntimeError("the relay is stuck")
+
+    def close(self) -> None:
+        type(self).closed = True
+        super().close()
+
+
+def test_a_driver_that_cannot_be_reset_is_closed() -> None:
+    with pytest.raises(RuntimeError, match="the relay is stuck"), serve(Unresettable()):
+        pytest.fail("served")
+    assert Unresettable.closed
+
+
+class SlowToMake(Driver):
+    """Takes until `gate` to be made."""
+
+    entered, gate, closed = threading.Event(), threading.Event(), threading.Event()
+
+    @classmethod
+    def client(cls) -> str:
+        return "jumpstarter.client.DriverClient"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.entered.set()
+        assert self.gate.wait(10)
+
+    def close(self) -> None:
+        self.closed.set()
+        super().close()
+
+
+async def test_drivers_that_were_made_for_nobody_are_closed() -> None:
+    config = ExporterConfigV1Alpha1.model_validate(
+        {"metadata": {"namespace": "lab", "name": "bench"}, "export": {"slow": {"type": f"{__name__}.SlowToMake"}}}
+    )
+
+    async def use() -> None:
+        async with config.serve_unix_async():
+            pytest.fail("served")
+
+    async with create_task_group() as tasks:
+        tasks.start_soon(use)
+        await to_thread.run_sync(SlowToMake.entered.wait)
+        tasks.cancel_scope.cancel()
+        SlowToMake.gate.set()
+    assert SlowToMake.closed.is_set()
