@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -19,6 +20,35 @@ class Invocation:
 
     output: str | None = None
     """Value of `-o`, once it has been parsed."""
+
+
+EXIT_GRACE = 2.0
+"""Seconds that threads may take to end when everything else has."""
+
+
+def bound_exit(code: int) -> None:
+    """See to it that the process ends with `code` even if a thread, in which a driver blocks, does not end by itself.
+
+    Python waits for all threads and can't stop them. By now the devices are released.
+    """
+    threading = sys.modules.get("threading")
+    if threading is None or threading.active_count() == 1:
+        return
+
+    def end() -> None:
+        import atexit
+        import logging
+
+        logging.getLogger(__name__).debug("threads did not end: %s", threading.enumerate())
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+    timer = threading.Timer(EXIT_GRACE, end)
+    timer.daemon = True
+    timer.start()
 
 
 def exit_code_of(value: object) -> int:
@@ -130,5 +160,11 @@ class MainGroup(LazyGroup):
     ) -> Any:
         """Run as a program and exit; with `standalone_mode=False`, return and raise as click does."""
         if standalone_mode:
-            sys.exit(run(self, args, prog_name, complete_var=complete_var, **extra))
+            try:
+                sys.exit(run(self, args, prog_name, complete_var=complete_var, **extra))
+            except SystemExit as end:
+                # Without arguments of a caller's own this is the end of the process.
+                if args is None and isinstance(end.code, int):
+                    bound_exit(end.code)
+                raise
         return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,3 +127,22 @@ def test_embedding_programs_get_results_and_exceptions() -> None:
     assert program(7).main(["do"], standalone_mode=False) == 7
     with pytest.raises(ConfigurationError):
         program(ConfigurationError("no")).main(["do"], standalone_mode=False)
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_program_from_ending() -> None:
+    program = (
+        "import sys, threading\n"
+        "import click\n"
+        "from jumpstarter_cli_common.entry import MainGroup\n"
+        "@click.group(cls=MainGroup)\n"
+        "def main(): pass\n"
+        "@main.command()\n"
+        "def do():\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+        "    click.echo('done')\n"
+        "    sys.exit(7)\n"
+        "sys.argv = ['main', 'do']\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (7, "done\n", "")
