@@ -99,8 +99,9 @@ class Program:
         self.process.send_signal(number)
 
     def child(self) -> int:
-        """Return the process id of the program's only child."""
-        (pid,) = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        """Return the process id of the program's only child, whichever thread has started it."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        (pid,) = " ".join(task.read_text() for task in tasks).split()
         return int(pid)
 
     def end(self) -> Outcome:

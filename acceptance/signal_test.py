@@ -177,4 +177,4 @@ def test_a_stopped_j_says_at_most_one_line(
     journal.wait_for("blocking")
     result = call.stop(number)
     assert (result.code, result.out) == (code, "")
-    assert len(result.err.splitlines()) <= 1
+    assert len(result.err.strip().splitlines()) <= 1
