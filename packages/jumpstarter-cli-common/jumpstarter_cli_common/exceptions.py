@@ -221,6 +221,8 @@ def _one_text(error: Any) -> str:
     failure = _describe_grpc(cause)
     if failure is None:
         return str(error)
+    if isinstance(getattr(error, "hint", None), str):
+        return str(error.message)  # has understood its cause
     details = str(cause.details() or "")
     return error.message if details and details in error.message else f"{error.message}: {failure.message}"
 

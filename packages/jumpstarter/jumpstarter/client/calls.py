@@ -24,10 +24,12 @@ STREAM_BATCH = 256
 
 _NO_DETAILS = "<no details>"
 
+LOST_HINT = "Check that the exporter still runs; a shell whose exporter has ended can only be left and opened anew."
+
 
 def raise_for_call(error: grpc.RpcError, method: str) -> NoReturn:
     """Raise the exception that stands for the status of a unary call."""
-    code, details = error.code(), error.details()
+    code, details = error.code(), _details(error)
     message = f"DriverCall '{method}' failed with gRPC {code.name}: {details or _NO_DETAILS}"
     match code:
         case grpc.StatusCode.UNIMPLEMENTED | grpc.StatusCode.NOT_FOUND:
@@ -40,7 +42,7 @@ def raise_for_call(error: grpc.RpcError, method: str) -> NoReturn:
 
 def raise_for_stream(error: grpc.RpcError) -> NoReturn:
     """Raise the exception that stands for the status of a streaming call, or of opening a stream."""
-    details = error.details() or f"{_NO_DETAILS} ({error.code().name})"
+    details = _details(error) or f"{_NO_DETAILS} ({error.code().name})"
     match error.code():
         case grpc.StatusCode.UNIMPLEMENTED:
             raise DriverMethodNotImplemented(details) from None
@@ -52,12 +54,28 @@ def raise_for_stream(error: grpc.RpcError) -> NoReturn:
             _raise_common(error, details)
 
 
+def _details(error: grpc.RpcError) -> str:
+    """Return the text of a status; what gRPC itself says of lost connections is reduced to what users can tell."""
+    details = str(error.details() or "")
+    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        return details
+    if details.startswith("failed to connect to all addresses"):
+        return f"the exporter can't be reached ({details.rpartition('error: ')[2]})"
+    if "Socket closed" in details or "Connection reset" in details:
+        return "the connection to the exporter was lost"
+    return details
+
+
 def _raise_common(error: grpc.RpcError, message: str) -> NoReturn:
     match error.code():
         case grpc.StatusCode.INVALID_ARGUMENT:
             raise DriverInvalidArgument(message) from None
         case grpc.StatusCode.UNKNOWN:
             raise DriverError(message) from None
+        case grpc.StatusCode.UNAVAILABLE:
+            lost = DriverError(message)
+            lost.hint = LOST_HINT
+            raise lost from error
         case _:
             raise DriverError(message) from error
 

@@ -8,6 +8,9 @@ from jumpstarter.common.exceptions import JumpstarterException
 class DriverError(JumpstarterException):
     """A driver, or the session in front of it, refused or failed a call."""
 
+    hint: str | None = None
+    """What to do about it, where that is known."""
+
 
 class DriverMethodNotImplemented(DriverError, NotImplementedError):
     """The driver has no such exported method, or doesn't implement it."""
