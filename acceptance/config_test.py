@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,10 +155,8 @@ def test_a_config_that_is_no_text_is_told(run: Run, tmp_path: Path) -> None:
     assert f"{path}: not UTF-8 text" in message
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to try it as somebody else")
-def test_a_config_of_somebody_else_is_told(run: Run, tmp_path: Path) -> None:
-    # The kernel itself refuses this one to root too, so that the test needs no other user.
-    path = "/proc/self/mem"
+def test_a_config_that_the_system_refuses_to_read_is_told(run: Run) -> None:
+    path = "/proc/self/mem"  # nobody can read it from its start, not even root
     message = run(JMP, "shell", "--exporter-config", path, "--", "true").failure()
     assert path in message
 
@@ -257,3 +254,17 @@ def test_a_port_in_use_is_told_and_not_tried_again(trouble: str, exporter: Any, 
     assert address in message
     assert "another program listens there" in message
     assert "Starting the exporter again" not in second.err
+
+
+@pytest.mark.parametrize("case", ["driver that is not installed", "two drivers of one name", "proxies in a circle"])
+def test_an_exporter_with_a_broken_config_ends_at_once(case: str, config: Config, run: Run, free_port: int) -> None:
+    path = config(BROKEN[case][0])
+    options = ["--tls-grpc-listener", f"127.0.0.1:{free_port}", "--tls-grpc-insecure"]
+    result = run(JMP, "run", "--exporter-config", path, *options)
+    assert path in result.failure()
+    assert "again" not in result.err
+
+
+def test_an_exporter_without_a_controller_or_a_listener_says_what_is_missing(trouble: str, run: Run) -> None:
+    message = run(JMP, "run", "--exporter-config", trouble).failure()
+    assert f"'{trouble}': endpoint and token not set" in message
