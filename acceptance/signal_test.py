@@ -53,6 +53,21 @@ def test_ctrl_c_while_a_driver_is_made(
     assert opened.restored
 
 
+def test_ctrl_c_again_while_a_driver_is_made_ends_at_once(
+    config: Config, terminal: OpenTerminal, journal: Journal, tmp_path: Path
+) -> None:
+    path = config(slow={"type": "SlowSetup", "config": {"until": str(tmp_path / "never")}})
+    opened = terminal(JMP, "shell", "--exporter-config", path)
+    journal.wait_for("opened")
+    opened.press_ctrl_c()
+    opened.wait_for("^C")
+    opened.press_ctrl_c()
+    opened.wait_for("Cancelled by user")
+    opened.press_ctrl_c()
+    assert opened.end() == 130
+    assert opened.restored
+
+
 def two_opened(journal: Journal) -> None:
     assert journal.lines == ["opened", "opened"]
 

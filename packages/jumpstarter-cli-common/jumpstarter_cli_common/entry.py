@@ -31,6 +31,11 @@ def bound_exit(code: int) -> None:
 
     Python waits for all threads and can't stop them. By now the devices are released.
     """
+    import signal
+
+    with suppress(ValueError):  # raised in other threads than the main one, where no signal is handled
+        # Python would show where in its own shutdown Ctrl-C came.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(code))
     threading = sys.modules.get("threading")
     if threading is None or threading.active_count() == 1:
         return
