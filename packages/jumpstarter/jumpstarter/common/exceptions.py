@@ -21,6 +21,14 @@ __all__ = [
 ]
 
 
+def _in_one_line(cause: BaseException) -> str:
+    """Return the text of a cause; errors of gRPC, whose own text is a table, as status and details."""
+    code, details = getattr(cause, "code", None), getattr(cause, "details", None)
+    if callable(code) and callable(details) and hasattr(status := code(), "name"):
+        return f"{status.name}: {details() or 'no details'}"
+    return str(cause) or type(cause).__name__
+
+
 class JumpstarterException(Exception):
     """Base of all errors that Jumpstarter raises on purpose.
 
@@ -38,7 +46,7 @@ class JumpstarterException(Exception):
     def __str__(self) -> str:
         if self.__cause__ is None:
             return self.message
-        return f"{self.message} (Caused by: {str(self.__cause__) or type(self.__cause__).__name__})"
+        return f"{self.message} (Caused by: {_in_one_line(self.__cause__)})"
 
     def print(self, message: str | None = None) -> None:
         """Write the text in red to stderr; `message` is accepted for compatibility and not used."""

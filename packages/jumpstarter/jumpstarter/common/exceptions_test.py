@@ -76,3 +76,14 @@ def test_missing_environment_variable_is_also_a_runtime_error() -> None:
 def test_missing_driver_carries_the_class_path_through_pickle() -> None:
     error = pickle.loads(pickle.dumps(MissingDriverError("not installed", "vendor.Client")))
     assert (str(error), error.class_path) == ("not installed", "vendor.Client")
+
+
+def test_an_error_of_grpc_as_the_cause_is_told_in_one_line() -> None:
+    import grpc
+
+    from jumpstarter.common.exceptions import JumpstarterException
+
+    cause = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "no route")
+    error = JumpstarterException("the call failed")
+    error.__cause__ = cause
+    assert str(error) == "the call failed (Caused by: UNAVAILABLE: no route)"
