@@ -81,6 +81,7 @@ async def client_from_path(
     """
     address = str(path)
     interceptors = None
+    stream_metadata: tuple[tuple[str, str], ...] = ()
     blocking: partial[grpc.Channel] | None = None
     direct = None
     if not _is_tcp_address(address):
@@ -90,15 +91,18 @@ async def client_from_path(
             blocking = partial(open_blocking, address, grpc_options)
     else:
         if passphrase is not None:
-            from .passphrase import passphrase_interceptors
+            from .passphrase import PASSPHRASE_METADATA_KEY, passphrase_interceptors
 
-            interceptors = passphrase_interceptors(passphrase)
+            interceptors = passphrase_interceptors(passphrase, streams=False)
+            stream_metadata = ((PASSPHRASE_METADATA_KEY, passphrase),)
         if insecure:
             channel = grpc.aio.insecure_channel(address, options=_options(grpc_options), interceptors=interceptors)
         else:
             channel = await _secure_channel(address, tls_config, grpc_options, interceptors)
     async with channel:
-        stub = MultipathExporterStub([channel], blocking_channel=blocking, direct_path=direct)
+        stub = MultipathExporterStub(
+            [channel], blocking_channel=blocking, direct_path=direct, stream_metadata=stream_metadata
+        )
         try:
             try:
                 client = await _client_from_stub(stub, portal, stack, allow, unsafe)

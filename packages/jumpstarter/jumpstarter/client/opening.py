@@ -22,7 +22,7 @@ async def open_by_call(stub: Any, request: dict[str, Any]) -> AsyncGenerator[Met
     Raises:
         grpc.aio.AioRpcError: the session did not open it.
     """
-    context = stub.Stream(metadata=(("request", _text(request)),))
+    context = stub.Stream(metadata=(("request", _text(request)), *getattr(stub, "stream_metadata", ())))
     try:
         metadata = {key: value for key, value in await context.initial_metadata()}  # noqa: C416
         graceful = metadata.pop(CLOSE_KEY, None) is not None

@@ -27,6 +27,7 @@ class MultipathExporterStub:
         *,
         blocking_channel: Callable[[], grpc.Channel] | None = None,
         direct_path: str | None = None,
+        stream_metadata: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """
         Args:
@@ -34,12 +35,14 @@ class MultipathExporterStub:
             blocking_channel: opens a channel for calls that block the calling thread instead of
                 passing through the event loop; the owner of the stub closes it by `close`.
             direct_path: the session's socket, where it offers streams beside gRPC.
+            stream_metadata: sent with every byte stream beside what that sends.
         """
         self.channels = list(channels)
         self._stubs = [_SessionStub(channel) for channel in self.channels]
         self._ready: _SessionStub | None = self._stubs[0] if len(self._stubs) == 1 else None
         self._open_blocking = blocking_channel
         self.direct_path = direct_path
+        self.stream_metadata = stream_metadata
 
     def add_channel(self, channel: Any) -> None:
         """Add a channel, the least preferred one."""

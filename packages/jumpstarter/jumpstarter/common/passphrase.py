@@ -55,11 +55,18 @@ def _interceptor_classes() -> tuple[Any, ...]:
     return UnaryUnary, UnaryStream, StreamStream
 
 
-def passphrase_client_interceptors(passphrase: str) -> list[Any]:
+def passphrase_client_interceptors(passphrase: str, *, streams: bool = True) -> list[Any]:
     """Return the interceptors that add `passphrase` to every call of a `grpc.aio` channel.
+
+    Args:
+        passphrase: what the exporter asks for.
+        streams: for calls that stream in both directions as well. gRPC leaves a task behind for each of those that
+            the server ends first, and takes two more for each message, so our own clients give them the metadata
+            themselves.
 
     Raises:
         ValueError: the passphrase is one that a header cannot carry.
     """
     check_passphrase(passphrase)
-    return [kind(passphrase) for kind in _interceptor_classes()]
+    kinds = _interceptor_classes()
+    return [kind(passphrase) for kind in (kinds if streams else kinds[:2])]
