@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -50,14 +48,11 @@ def every_shape(channel: grpc.aio.Channel, uuid: str, metadata: Any = None) -> d
             break
 
     async def bidirectional() -> None:
-        call = router_pb2_grpc.RouterServiceStub(channel).Stream(metadata=metadata)
-        await call.write(router_pb2.StreamRequest())
-        await call.read()
-        # Behind interceptors gRPC takes the requests from a generator of its own, which nothing else ends.
-        with contextlib.suppress(asyncio.InvalidStateError):
-            await call.done_writing()
-        if (code := await call.code()) is not grpc.StatusCode.OK:
-            raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), await call.details())
+        # The requests as an iterable: written one by one, gRPC takes them behind interceptors from a generator of its
+        # own, which waits for ever when the server ends the call.
+        await streamed(
+            router_pb2_grpc.RouterServiceStub(channel).Stream([router_pb2.StreamRequest()], metadata=metadata)
+        )
 
     return {
         "unary": lambda: exporter.GetReport(empty_pb2.Empty(), metadata=metadata),
