@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -14,6 +15,9 @@ from jumpstarter.streams.direct import Refused, open_direct
 from jumpstarter.streams.metadata import MetadataStream
 from jumpstarter.streams.router import CLOSE_KEY, RouterStream
 
+LINGER = 1.0
+"""Seconds after which a call is cancelled that an exporter leaves open although both directions have ended."""
+
 
 @asynccontextmanager
 async def open_by_call(stub: Any, request: dict[str, Any]) -> AsyncGenerator[MetadataStream, None]:
@@ -23,6 +27,7 @@ async def open_by_call(stub: Any, request: dict[str, Any]) -> AsyncGenerator[Met
         grpc.aio.AioRpcError: the session did not open it.
     """
     context = stub.Stream(metadata=(("request", _text(request)), *getattr(stub, "stream_metadata", ())))
+    linger = False
     try:
         metadata = {key: value for key, value in await context.initial_metadata()}  # noqa: C416
         graceful = metadata.pop(CLOSE_KEY, None) is not None
@@ -30,8 +35,13 @@ async def open_by_call(stub: Any, request: dict[str, Any]) -> AsyncGenerator[Met
             await _check_opened(context)
         async with RouterStream(context=context, graceful=graceful) as stream:
             yield MetadataStream(stream=stream, metadata=metadata)
+        linger = not graceful
     finally:
-        context.cancel()
+        if linger:
+            # Other exporters never end a call; what was sent last must still reach them.
+            asyncio.get_running_loop().call_later(LINGER, context.cancel)
+        else:
+            context.cancel()
 
 
 @asynccontextmanager

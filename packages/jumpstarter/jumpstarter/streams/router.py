@@ -48,6 +48,7 @@ class RouterStream(ObjectStream[bytes]):
     _eof_sent: bool = field(init=False, default=False)
     _eof_received: bool = field(init=False, default=False)
     _closed: bool = field(init=False, default=False)
+    _reading: asyncio.Future[Any] | None = field(init=False, default=None)
     _half_closed: Event = field(init=False, default_factory=Event)
 
     def __post_init__(self) -> None:
@@ -93,7 +94,7 @@ class RouterStream(ObjectStream[bytes]):
             raise EndOfStream
         while True:
             try:
-                frame = await self.context.read()
+                frame = await self._read()
             except _GONE as error:
                 raise BrokenResourceError(reason_of(error)) from error
             except asyncio.CancelledError:
@@ -114,6 +115,18 @@ class RouterStream(ObjectStream[bytes]):
             if kind == _RST_STREAM:
                 self._eof_received = True
                 raise BrokenResourceError(frame.payload.decode(errors="replace") or "closed by the other end")
+
+    async def _read(self) -> Any:
+        """Read a frame; being cancelled leaves the call as it is, and the frame for the next reader."""
+        if not self._calling:
+            return await self.context.read()
+        # A cancelled read of grpc.aio cancels the whole call, and with it what was sent and has not arrived yet.
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self.context.read())
+            self._reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
+        await asyncio.wait([self._reading])
+        reading, self._reading = self._reading, None
+        return reading.result()
 
     async def send_eof(self) -> None:
         """Say that nothing more will be sent; receiving goes on."""
@@ -162,10 +175,13 @@ class RouterStream(ObjectStream[bytes]):
             await self.context.done_writing()
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 # The status comes after all that was sent before it, so that has to be read.
-                while await self.context.read() is not grpc.aio.EOF:
+                while await self._read() is not grpc.aio.EOF:
                     pass
         except (*_GONE, TimeoutError):
             pass
+        finally:
+            if self._reading is not None:
+                self._reading.cancel()
 
 
 def reason_of(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, fail_after, sleep_forever
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, fail_after, move_on_after, sleep_forever
 from jumpstarter_protocol import router_pb2, router_pb2_grpc
 
 from jumpstarter.common.tempfile import TemporaryUnixListener
@@ -150,3 +150,28 @@ async def test_a_time_limit_on_receiving_works_before_the_other_end_has_answered
         stream = RouterStream(context=router_pb2_grpc.RouterServiceStub(channel).Stream(wait_for_ready=True))
         with pytest.raises(TimeoutError), fail_after(0.05):
             await stream.receive()
+
+
+async def test_a_cancelled_receive_loses_neither_the_call_nor_a_chunk(tmp_path: Path) -> None:
+    received: list[bytes] = []
+
+    async def sink(context: Any) -> None:
+        stream = RouterStream(context=context)
+        try:
+            while True:
+                received.append(await stream.receive())
+                if len(received) == 1:
+                    await stream.send(b"answer")
+        except BrokenResourceError:
+            pass
+
+    async with call(tmp_path, sink, graceful=True) as stream:
+        with move_on_after(0.05):
+            await stream.receive()
+        for _ in range(10):
+            await stream.send(b"x" * MAX_PAYLOAD)
+        assert await stream.receive() == b"answer"
+        with move_on_after(0.05):
+            await stream.receive()
+        await stream.aclose()
+    assert sum(map(len, received)) == 10 * MAX_PAYLOAD
