@@ -91,9 +91,9 @@ async def client_from_path(
             blocking = partial(open_blocking, address, grpc_options)
     else:
         if passphrase is not None:
-            from .passphrase import PASSPHRASE_METADATA_KEY, passphrase_interceptors
+            from jumpstarter.common.passphrase import PASSPHRASE_METADATA_KEY, passphrase_client_interceptors
 
-            interceptors = passphrase_interceptors(passphrase, streams=False)
+            interceptors = passphrase_client_interceptors(passphrase, streams=False)
             stream_metadata = ((PASSPHRASE_METADATA_KEY, passphrase),)
         if insecure:
             channel = grpc.aio.insecure_channel(address, options=_options(grpc_options), interceptors=interceptors)

@@ -42,7 +42,6 @@ READ_SIZE = 256 * 1024
 _LENGTH = struct.Struct(">I")
 _EOF = 0xFFFFFFFF
 _FAILURE = 0xFFFFFFFE
-_NEVER_EMPTY = b""
 
 
 class Refused(Exception):
@@ -120,7 +119,7 @@ class DirectStream(ObjectStream[bytes]):
 
     def __init__(self, connection: SocketByteStream) -> None:
         self._connection = connection
-        self._buffer = _NEVER_EMPTY
+        self._buffer = b""
         self._offset = 0
         self._part = 0
         self._eof_sent = False
@@ -203,7 +202,7 @@ class DirectStream(ObjectStream[bytes]):
         taken = self._buffer[self._offset : self._offset + size]
         self._offset += size
         if self._offset == len(self._buffer):
-            self._buffer, self._offset = _NEVER_EMPTY, 0
+            self._buffer, self._offset = b"", 0
         return taken
 
     async def send_eof(self) -> None:
