@@ -7,7 +7,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .jumpstarter.admin.v1 import admin_pb2, admin_pb2_grpc
     from .jumpstarter.client.v1 import client_pb2, client_pb2_grpc
+    from .jumpstarter.lab.v1 import lab_pb2, lab_pb2_grpc
     from .jumpstarter.v1 import (
         jumpstarter_pb2,
         jumpstarter_pb2_grpc,
@@ -18,12 +20,16 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "admin_pb2",
+    "admin_pb2_grpc",
     "client_pb2",
     "client_pb2_grpc",
     "jumpstarter_pb2",
     "jumpstarter_pb2_grpc",
     "kubernetes_pb2",
     "kubernetes_pb2_grpc",
+    "lab_pb2",
+    "lab_pb2_grpc",
     "router_pb2",
     "router_pb2_grpc",
 ]
@@ -32,7 +38,8 @@ __all__ = [
 def __getattr__(name: str) -> ModuleType:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    package = "client.v1" if name.startswith("client_") else "v1"
+    first = name.partition("_")[0]
+    package = f"{first}.v1" if first in ("admin", "client", "lab") else "v1"
     return import_module(f".jumpstarter.{package}.{name}", __name__)
 
 
