@@ -14,13 +14,13 @@ import click
 from jumpstarter.client.decorators import driver_click_group
 from jumpstarter.common.exceptions import ArgumentError
 
+from .offer import COMPRESSIONS
+
 if TYPE_CHECKING:
     from .client import FlasherClientInterface, OpendalClient, OpendalFile, StorageMuxClient
     from .sources import SinkStream, SourceStream
 
 __all__ = ["add_flasher_commands", "add_mux_commands", "storage_commands"]
-
-COMPRESSIONS = ("gzip", "xz", "bz2", "zstd")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
