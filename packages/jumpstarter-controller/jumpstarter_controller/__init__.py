@@ -1,0 +1,1 @@
+"""The server side: who may have which exporter, until when, and the byte streams between the two ends."""

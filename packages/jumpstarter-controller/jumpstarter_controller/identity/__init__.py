@@ -1,0 +1,1 @@
+"""Keys, certificates, tokens, and who may do what."""

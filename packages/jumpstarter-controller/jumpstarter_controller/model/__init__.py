@@ -1,0 +1,1 @@
+"""What a lab consists of, and the rules of leases, as values and pure functions."""

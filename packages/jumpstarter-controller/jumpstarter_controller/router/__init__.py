@@ -1,0 +1,1 @@
+"""Joins the two ends of a stream and relays its frames."""

@@ -1,0 +1,1 @@
+"""What the controller serves over HTTP: REST, the login page, the dashboard, metrics."""
