@@ -10,6 +10,7 @@ from jumpstarter_testbench.requirements import need
 pytest_plugins = [
     "jumpstarter_testbench.daemons",
     "jumpstarter_testbench.devices",
+    "jumpstarter_testbench.folder_servers",
     "jumpstarter_testbench.serial_ports",
 ]
 

@@ -12,28 +12,18 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from jumpstarter.client.core import DriverError
 from jumpstarter.common.exceptions import ConfigurationError
 from jumpstarter.common.utils import serve
+from jumpstarter_testbench.folder_servers import FolderServerTests, folder_server_fixtures, lay_traps
 
 from .driver import HttpServer
 
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "www"
+root, client, started = folder_server_fixtures(HttpServer)
 
 
-@pytest.fixture
-def client(root):
-    with serve(HttpServer(root_dir=str(root), host="127.0.0.1", port=0)) as client:
-        yield client
-
-
-@pytest.fixture
-def started(client):
-    client.start()
-    return client
+class TestServingAFolder(FolderServerTests):
+    driver = HttpServer
+    transport = socket.SOCK_STREAM
 
 
 def get(url: str) -> bytes:
@@ -65,46 +55,6 @@ def test_a_file_that_is_put_can_be_downloaded(started, tmp_path):
     assert sorted(started.storage.scan("/")) == ["/", "dir/", "dir/a file ü.img", "source"]
 
 
-def test_it_starts_and_stops_and_starts_again(client):
-    assert client.get_port() == 0
-    client.start()
-    port = client.get_port()
-    client.start()
-    assert client.get_port() == port
-    client.stop()
-    client.stop()
-    assert client.get_port() == 0
-    client.start()
-    assert isinstance(client.get_port(), int)
-    assert client.get_port() != 0
-
-
-def test_it_listens_on_the_configured_address_alone(started):
-    with socket.socket() as other:
-        other.bind(("127.0.0.2", started.get_port()))
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.2", started.get_port()))
-
-
-def test_the_port_is_free_after_the_session(root):
-    with serve(HttpServer(root_dir=str(root), host="127.0.0.1", port=0)) as client:
-        client.start()
-        port = client.get_port()
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port))
-
-
-def test_a_port_that_is_taken_is_told_and_can_be_tried_again(root):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with serve(HttpServer(root_dir=str(root), host="127.0.0.1", port=port)) as client:
-            with pytest.raises(DriverError, match=rf"can't listen on 127.0.0.1 port {port}: .*in use"):
-                client.start()
-            taken.close()
-            client.start()
-            assert client.get_port() == port
-
-
 def test_urls_name_the_advertised_host(root):
     settings = {"root_dir": str(root), "host": "127.0.0.1", "port": 0, "advertised_host": "files.lab"}
     with serve(HttpServer(**settings)) as client:
@@ -119,20 +69,6 @@ def test_ipv6_addresses_stand_in_brackets(root):
         client.storage.write_bytes("file", b"x")
         assert get(f"{client.get_url()}/file") == b"x"
         assert client.get_url().startswith("http://[::1]:")
-
-
-def test_uploads_are_removed_at_the_end_and_other_files_stay(root):
-    root.mkdir()
-    (root / "kernel").write_bytes(b"x")
-    with serve(HttpServer(root_dir=str(root), host="127.0.0.1", port=0)) as client:
-        client.storage.write_bytes("upload", b"x")
-    assert [path.name for path in root.iterdir()] == ["kernel"]
-
-
-def test_uploads_stay_if_the_config_says_so(root):
-    with serve(HttpServer(root_dir=str(root), host="127.0.0.1", port=0, remove_created_on_close=False)) as client:
-        client.storage.write_bytes("upload", b"x")
-    assert (root / "upload").exists()
 
 
 async def test_the_driver_can_be_started_by_other_drivers_and_closed_on_the_event_loop(root):
@@ -174,14 +110,9 @@ with_curl = [pytest.mark.daemon, pytest.mark.need("curl")]
 
 
 @pytest.fixture
-def url(started, root, tmp_path) -> str:
+def url(started, root) -> str:
     started.storage.write_bytes("dir/file", b"0123456789")
-    (tmp_path / "secret").write_bytes(b"secret")
-    (root / "out").symlink_to(tmp_path)
-    (root / "link").symlink_to(tmp_path / "secret")
-    (root / "in").symlink_to("dir/file")
-    (root / ".file.1f.jmp-part").write_bytes(b"half")
-    os.mkfifo(root / "fifo")
+    lay_traps(root)
     return started.get_url()
 
 

@@ -10,88 +10,23 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from jumpstarter.client.core import DriverError
 from jumpstarter.common.exceptions import ConfigurationError
-from jumpstarter.common.utils import serve
+from jumpstarter_testbench.folder_servers import FolderServerTests, folder_server_fixtures
 
 from .driver import Tftp
 
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "tftp"
+root, client, started = folder_server_fixtures(Tftp)
 
 
-@pytest.fixture
-def client(root):
-    with serve(Tftp(root_dir=str(root), host="127.0.0.1", port=0)) as client:
-        yield client
-
-
-@pytest.fixture
-def started(client):
-    client.start()
-    return client
+class TestServingAFolder(FolderServerTests):
+    driver = Tftp
+    transport = socket.SOCK_DGRAM
 
 
 def run(*command: str | Path, cwd: Path | None = None, timeout: int = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(part) for part in command], cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False
     )
-
-
-def test_it_starts_and_stops_and_starts_again(client):
-    assert client.get_host() == "127.0.0.1"
-    client.start()
-    first = client.get_port()
-    client.start()
-    assert client.get_port() == first != 0
-    client.stop()
-    client.stop()
-    assert client.get_port() == 0
-    client.start()
-    assert client.get_port() != 0
-
-
-def test_it_listens_on_the_configured_address_alone(started):
-    port = started.get_port()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind(("127.0.0.2", port))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as same, pytest.raises(OSError, match="in use"):
-        same.bind(("127.0.0.1", port))
-
-
-def test_the_port_is_free_after_the_session(root):
-    with serve(Tftp(root_dir=str(root), host="127.0.0.1", port=0)) as client:
-        client.start()
-        port = client.get_port()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", port))
-
-
-def test_a_port_that_is_taken_is_told_and_can_be_tried_again(root):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-        with serve(Tftp(root_dir=str(root), host="127.0.0.1", port=port)) as client:
-            with pytest.raises(DriverError, match=rf"can't listen on 127.0.0.1 port {port}: .*in use"):
-                client.start()
-            taken.close()
-            client.start()
-
-
-def test_uploads_are_removed_at_the_end_and_other_files_stay(root, tmp_path):
-    root.mkdir()
-    (root / "kernel").write_bytes(b"x")
-    with serve(Tftp(root_dir=str(root), host="127.0.0.1", port=0)) as client:
-        client.storage.write_bytes("upload", b"x")
-    assert [path.name for path in root.iterdir()] == ["kernel"]
-
-
-def test_uploads_stay_if_the_config_says_so(root):
-    with serve(Tftp(root_dir=str(root), host="127.0.0.1", port=0, remove_created_on_close=False)) as client:
-        client.storage.write_bytes("upload", b"x")
-    assert (root / "upload").exists()
 
 
 def test_files_are_put_listed_and_deleted_by_short_names(client, tmp_path):
