@@ -18,7 +18,7 @@ class Tokens(_Section):
     """Tokens that the server issues."""
 
     life: Positive = timedelta(days=90)
-    grace: timedelta = Field(timedelta(minutes=5), ge=timedelta(0))
+    grace: timedelta = Field(default=timedelta(minutes=5), ge=timedelta(0))
     """For how long a rotated token is still accepted."""
     prefix: str = "internal:"
 
@@ -26,10 +26,10 @@ class Tokens(_Section):
 class Leases(_Section):
     """How leases are given and kept."""
 
-    max_tags: int = Field(10, ge=0)
+    max_tags: int = Field(default=10, ge=0)
     offline_after: Positive = timedelta(seconds=12)
     """An exporter whose connection is lost counts as offline after this."""
-    pending_grace: timedelta = Field(timedelta(seconds=30), ge=timedelta(0))
+    pending_grace: timedelta = Field(default=timedelta(seconds=30), ge=timedelta(0))
     """A pending lease whose owner watched it, and does not any more, is cancelled after this."""
     pending_limit: timedelta | None = None
     """Leases of clients that don't watch are cancelled when they have waited for this long."""
@@ -44,7 +44,7 @@ class Audit(_Section):
     """The audit record."""
 
     keep: timedelta | None = timedelta(days=90)
-    max_entries: int = Field(1_000_000, ge=0)
+    max_entries: int = Field(default=1_000_000, ge=0)
 
 
 class Settings(_Section):
