@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 from anyio import to_thread
@@ -100,3 +101,8 @@ async def obeying_signals(child: Child, work: Callable[[], Awaitable[int]]) -> i
     if failure is not None:
         raise failure
     return result[0]
+
+
+def use_profiles(config: Any) -> bool:
+    """Whether an interactive shell reads the start-up files of the user, as the config says."""
+    return getattr(getattr(config, "shell", None), "use_profiles", False) is True

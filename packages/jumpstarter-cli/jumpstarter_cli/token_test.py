@@ -17,11 +17,11 @@ from jumpstarter_cli_common.oidc_test import Provider, make_jwt
 from . import shell
 from .shell import (
     _attempt_token_recovery,
-    _check_token,
     _monitor_token_expiry,
     _try_refresh_token,
     _try_reload_token_from_disk,
 )
+from .shell_token import check_token
 
 
 class LeaseDouble:
@@ -104,10 +104,10 @@ async def test_a_useless_token_in_the_file_is_left_there(stored: str) -> None:
 def test_an_expired_token_is_refused_before_anything_is_leased() -> None:
     config = SimpleNamespace(token=token(-1))
     with pytest.raises(ConnectionError, match="token is expired") as caught:
-        _check_token(config)
+        check_token(config)
     assert caught.value.get_config() is config
     for usable in (None, "not-a-jwt", token(100), make_jwt(sub="x")):
-        _check_token(SimpleNamespace(token=usable))
+        check_token(SimpleNamespace(token=usable))
 
 
 class Clock:
