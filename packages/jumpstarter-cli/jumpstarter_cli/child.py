@@ -24,10 +24,13 @@ class Child:
     def __init__(self, *, interactive: bool) -> None:
         self.interactive = interactive
         self._process: subprocess.Popen[bytes] | None = None
+        self._launched = False
+        self._told_to_end: int | None = None
         self._ended = anyio.Event()
 
     async def run(self, launch: Callable[[], int]) -> int:
         """Run `launch`, which starts the program, reports it to `started` and waits for it, in a worker thread."""
+        self._launched = True
         try:
             return await to_thread.run_sync(launch)
         finally:
@@ -35,8 +38,10 @@ class Child:
             self._ended.set()
 
     def started(self, process: subprocess.Popen[bytes]) -> None:
-        """Take note of the running program."""
+        """Take note of the running program; one that has to end gets the signal that came while it was started."""
         self._process = process
+        if self._told_to_end is not None:
+            process.send_signal(self._told_to_end)
 
     @property
     def running(self) -> bool:
@@ -50,10 +55,11 @@ class Child:
 
     async def end(self, number: int) -> None:
         """End the program: by the signal, and after the grace time by SIGKILL."""
-        if not self.running:
+        if not self._launched or self._ended.is_set():
             return
         # Interactive shells ignore SIGTERM; the end of their terminal is what they obey.
-        self.send(signal.SIGHUP if self.interactive else number)
+        self._told_to_end = signal.SIGHUP if self.interactive else number
+        self.send(self._told_to_end)
         with anyio.move_on_after(GRACE):
             await self._ended.wait()
         self.send(signal.SIGKILL)
