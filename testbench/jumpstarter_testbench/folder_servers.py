@@ -67,7 +67,7 @@ class FolderServerTests:
         """Make a socket of the transport that the driver listens on."""
         return socket.socket(socket.AF_INET, self.transport)
 
-    def test_it_starts_and_stops_and_starts_again(self, client):
+    def test_it_starts_and_stops_and_starts_again(self, client: Any) -> None:
         assert client.get_host() == HOST
         assert client.get_port() == 0
         client.start()
@@ -80,20 +80,20 @@ class FolderServerTests:
         client.start()
         assert client.get_port() != 0
 
-    def test_it_listens_on_the_configured_address_alone(self, started):
+    def test_it_listens_on_the_configured_address_alone(self, started: Any) -> None:
         with self.socket() as other:
             other.bind(("127.0.0.2", started.get_port()))
         with self.socket() as same, pytest.raises(OSError, match="in use"):
             same.bind((HOST, started.get_port()))
 
-    def test_the_port_is_free_after_the_session(self, root):
+    def test_the_port_is_free_after_the_session(self, root: Path) -> None:
         with _served(self.driver, root) as client:
             client.start()
             port = client.get_port()
         with self.socket() as freed:
             freed.bind((HOST, port))
 
-    def test_a_port_that_is_taken_is_told_and_can_be_tried_again(self, root):
+    def test_a_port_that_is_taken_is_told_and_can_be_tried_again(self, root: Path) -> None:
         from jumpstarter.client.core import DriverError
 
         with self.socket() as taken:
@@ -106,14 +106,14 @@ class FolderServerTests:
                 client.start()
                 assert client.get_port() == port
 
-    def test_uploads_are_removed_at_the_end_and_other_files_stay(self, root):
+    def test_uploads_are_removed_at_the_end_and_other_files_stay(self, root: Path) -> None:
         root.mkdir()
         (root / "kernel").write_bytes(b"x")
         with _served(self.driver, root) as client:
             client.storage.write_bytes("upload", b"x")
         assert [path.name for path in root.iterdir()] == ["kernel"]
 
-    def test_uploads_stay_if_the_config_says_so(self, root):
+    def test_uploads_stay_if_the_config_says_so(self, root: Path) -> None:
         with _served(self.driver, root, remove_created_on_close=False) as client:
             client.storage.write_bytes("upload", b"x")
         assert (root / "upload").exists()

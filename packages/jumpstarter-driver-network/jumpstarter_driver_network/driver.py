@@ -206,6 +206,10 @@ class UnixNetwork(NetworkInterface, Driver):
 class VsockNetwork(NetworkInterface, Driver):
     """A vsock port of a virtual machine on the exporter's host, or of that host; Linux only."""
 
+    system_requirements: ClassVar[dict[str, str]] = {
+        "/dev/vsock?": "modprobe vsock; the kernel does it by itself where it may load modules",
+    }
+
     cid: Annotated[int, Field(ge=0, lt=2**32)]
     """Context id: 1 is this machine (needs the module vsock_loopback), 2 the host, above that virtual machines."""
     port: Annotated[int, Field(ge=0, lt=2**32)]
@@ -232,6 +236,10 @@ class DbusNetwork(NetworkInterface, Driver):
     """The system or session bus of the exporter, which clients use as if it were theirs."""
 
     KIND_LABEL: ClassVar[str] = KIND_LABEL
+
+    system_requirements: ClassVar[dict[str, str]] = {
+        "/run/dbus/system_bus_socket?": "apt-get install dbus; it is where the system bus usually listens",
+    }
 
     kind: Literal["system", "session"]
     """Which bus; its address is that of the exporter's environment, or the usual one."""

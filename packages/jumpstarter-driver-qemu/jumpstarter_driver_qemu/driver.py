@@ -49,6 +49,14 @@ class Qemu(Driver):
 
     driver_type: ClassVar[str] = "composite"
 
+    system_requirements: ClassVar[dict[str, str]] = {
+        "qemu-system-x86_64|qemu-system-aarch64": "apt-get install qemu-system-x86 or qemu-system-arm, by `arch`",
+        "qemu-img": "apt-get install qemu-utils",
+        "/dev/kvm?": "let the exporter's user read it (group kvm); without it there is emulation only, which is slow",
+        "/dev/vhost-vsock?": "modprobe vhost_vsock; without it `ssh` goes by a port forward",
+        "fls?": "put it on the PATH, or set `fls_version`; it fetches images from registries",
+    }
+
     arch: str = field(default_factory=host_architecture)
     """Decides on `qemu-system-<arch>`."""
     cpu: str | None = None

@@ -67,6 +67,10 @@ class Shell(Driver):
 
     driver_type: ClassVar[str] = "shell"
 
+    system_requirements: ClassVar[dict[str, str]] = {
+        "bash": "apt-get install bash, or set `shell` to another one",
+    }
+
     methods: dict[str, Any]
     """Script by method name, or a mapping with `command`, `description` and `timeout`."""
     shell: list[str] = field(default_factory=lambda: ["bash", "-c"])

@@ -26,6 +26,10 @@ class NVDemuxSerial(Driver):
 
     driver_type: ClassVar[str] = "serial"
 
+    system_requirements: ClassVar[dict[str, str]] = {
+        "nv_tcu_demuxer?": "it comes with NVIDIA's Jetson Linux; it need not be on the PATH, `demuxer_path` names it",
+    }
+
     demuxer_path: str
     """The program `nv_tcu_demuxer`."""
     device: str = NV_DEVICE_PATTERN
