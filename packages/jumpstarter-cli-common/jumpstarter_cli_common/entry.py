@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from .collection import ending
 from .exceptions import Failure, describe_any
 from .lazy import LazyGroup
 
@@ -171,5 +172,6 @@ class MainGroup(LazyGroup):
                 # Without arguments of a caller's own this is the end of the process.
                 if args is None and isinstance(end.code, int):
                     bound_exit(end.code)
+                    ending()
                 raise
         return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)

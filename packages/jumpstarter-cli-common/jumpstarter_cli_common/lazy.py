@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from .alias import AliasedGroup
+from .collection import loading
 
 
 class LazyCommand(NamedTuple):
@@ -22,7 +23,8 @@ class LazyCommand(NamedTuple):
     def load(self) -> click.Command:
         """Import the command."""
         module, _, attribute = self.target.partition(":")
-        command = getattr(import_module(module), attribute)
+        with loading():
+            command = getattr(import_module(module), attribute)
         if not isinstance(command, click.Command):
             raise TypeError(f"{self.target} is a {type(command).__name__}, not a click command")
         return command
