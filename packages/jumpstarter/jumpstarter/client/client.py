@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.experimental
-from anyio.from_thread import BlockingPortal
 from google.protobuf import empty_pb2
 
 from jumpstarter.common.cancellation import answer
 from jumpstarter.common.exceptions import ExporterUnreachableError
-from jumpstarter.streams.direct import available as direct_streams_available
 
 from .base import DriverClient
 from .errors import DriverError
@@ -23,6 +21,8 @@ from .stub import MultipathExporterStub
 from .tree import DriverReport, build_tree
 
 if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+
     from jumpstarter.common.tls import TLSConfigV1Alpha1
 
 CHANNEL_OPTIONS = (
@@ -44,6 +44,14 @@ def _is_tcp_address(path: str) -> bool:
     """Tell `host:port` from the path of a Unix socket."""
     host, separator, port = path.rpartition(":")
     return bool(separator and host and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535)
+
+
+def direct_streams_available(path: str) -> bool:
+    """Tell whether the session at `path` offers streams beside gRPC to this user."""
+    # Commands that make ordinary calls use this module for `open_blocking` alone, and do without anyio.
+    from jumpstarter.streams.direct import available
+
+    return available(path)
 
 
 @asynccontextmanager
