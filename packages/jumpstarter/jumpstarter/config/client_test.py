@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import stat
 import subprocess
@@ -15,7 +16,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from jumpstarter.client.controller.exporters import ExporterCalls
+from jumpstarter.client.controller.leases import LeaseCalls
+from jumpstarter.client.controller.tokens import TokenCalls
 from jumpstarter.client.exceptions import LeaseError
+from jumpstarter.client.grpc import ClientService
 from jumpstarter.common.exceptions import ConfigurationError, ConnectionError
 from jumpstarter.config.client import (
     ClientConfigListV1Alpha1,
@@ -420,6 +425,21 @@ def test_lease_that_cannot_be_had_is_told_without_groups(threaded_lab: Any) -> N
         threaded_lab.client().lease(selector="board=rpi"),
     ):
         pytest.fail("leased")
+
+
+@pytest.mark.parametrize("calls", [ExporterCalls, LeaseCalls, TokenCalls])
+def test_each_call_is_offered_by_configs_and_by_the_service(calls: type) -> None:
+    names = [name for name, value in vars(calls).items() if inspect.iscoroutinefunction(value)]
+    assert names
+    for name in names:
+        assert getattr(ClientConfigV1Alpha1, name).__wrapped__ is getattr(calls, name)
+        assert hasattr(ClientService, name.title().replace("_", ""))
+
+
+def test_a_lease_is_told_by_its_name(threaded_lab: Any) -> None:
+    config = threaded_lab.client()
+    created = config.create_lease(timedelta(minutes=5), selector="board=rpi")
+    assert config.get_lease(created.name).name == created.name
 
 
 @pytest.mark.parametrize(
