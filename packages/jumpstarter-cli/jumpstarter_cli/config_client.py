@@ -6,18 +6,14 @@ from pathlib import Path
 
 import click
 from jumpstarter.config.client import ClientConfigV1Alpha1, ClientConfigV1Alpha1Drivers
-from jumpstarter.config.common import ObjectMeta
-from jumpstarter.config.tls import TLSConfigV1Alpha1
 from jumpstarter.config.user import UserConfigV1Alpha1
 from jumpstarter_cli_common.alias import AliasedGroup
 from jumpstarter_cli_common.aliases import complete_alias
 from jumpstarter_cli_common.config import NO_CONFIG_HINT
 from jumpstarter_cli_common.exceptions import ClickExceptionRed, handle_exceptions
 from jumpstarter_cli_common.opt import (
-    OutputMode,
     OutputType,
     PathOutputType,
-    confirm_insecure_tls,
     opt_insecure_tls,
     opt_nointeractive,
     opt_output_all,
@@ -25,7 +21,7 @@ from jumpstarter_cli_common.opt import (
 )
 from jumpstarter_cli_common.print import model_print
 
-from .config_files import rename, show
+from .config_files import announce, ask_identity, opt_identity, rename, show
 from .prompts import ask, split_allow
 
 arg_name = click.argument("name", metavar="ALIAS", shell_complete=complete_alias("clients"))
@@ -37,17 +33,13 @@ def config_client() -> None:
     """Configs of clients: who you are to which controller."""
 
 
-def announce(text: str, path: Path | str, output: PathOutputType) -> None:
-    """Say what was done, or print only the path."""
-    click.echo(str(path) if output == OutputMode.PATH else text)
+def _missing(alias: str) -> ClickExceptionRed:
+    return ClickExceptionRed(f"A client config with the alias '{alias}' does not exist.", reason="file-not-found")
 
 
 @config_client.command("create", short_help="Create a client config.")
 @click.argument("alias")
-@click.option("--namespace", default=None, help="Namespace of the client at the controller.")
-@click.option("--name", default=None, help="Name of the client at the controller.")
-@click.option("-e", "--endpoint", default=None, help="Controller as host:port.")
-@click.option("-t", "--token", default=None, help="Token; better left out and pasted when asked, or see `jmp login`.")
+@opt_identity("client", "Token; better left out and pasted when asked, or see `jmp login`.")
 @click.option(
     "-a", "--allow", default=None, help="Client classes of drivers that may be imported: comma-separated globs."
 )
@@ -78,16 +70,18 @@ def create_client_config(
     """
     if out is None and ClientConfigV1Alpha1.exists(alias):
         raise ClickExceptionRed(f"A client config with the alias '{alias}' exists already.", reason="already-exists")
-    confirm_insecure_tls(insecure_tls, nointeractive)
+    identity = ask_identity(
+        "client",
+        namespace=namespace,
+        name=name,
+        endpoint=endpoint,
+        token=token,
+        insecure_tls=insecure_tls,
+        nointeractive=nointeractive,
+    )
     config = ClientConfigV1Alpha1(
         alias=alias,
-        metadata=ObjectMeta(
-            namespace=ask(namespace, "--namespace", "Namespace of the client", nointeractive=nointeractive),
-            name=ask(name, "--name", "Name of the client", nointeractive=nointeractive),
-        ),
-        endpoint=ask(endpoint, "--endpoint", "Controller (host:port)", nointeractive=nointeractive),
-        token=ask(token, "--token", "Token", nointeractive=nointeractive, hidden=True),
-        tls=TLSConfigV1Alpha1(insecure=insecure_tls),
+        **identity,
         drivers=ClientConfigV1Alpha1Drivers(
             allow=split_allow(
                 ""
@@ -130,7 +124,7 @@ def set_next_client(name: str) -> str | None:
 def delete_client_config(name: str, output: PathOutputType) -> None:
     """Delete the client config ALIAS; if it is the current one, another one becomes current."""
     if not ClientConfigV1Alpha1.exists(name):
-        raise ClickExceptionRed(f"A client config with the alias '{name}' does not exist.", reason="file-not-found")
+        raise _missing(name)
     current = set_next_client(name)
     path = ClientConfigV1Alpha1.delete(name)
     announce(f"Deleted client config '{name}'; the current one is {current or 'none'}.", path, output)
@@ -151,7 +145,7 @@ def list_client_configs(output: OutputType) -> None:
 def use_client_config(name: str, output: PathOutputType) -> None:
     """Make the client config ALIAS the one that commands use where none is named."""
     if not ClientConfigV1Alpha1.exists(name):
-        raise ClickExceptionRed(f"A client config with the alias '{name}' does not exist.", reason="file-not-found")
+        raise _missing(name)
     path = UserConfigV1Alpha1.load_or_create().use_client(name)
     announce(f"Using client config '{name}'.", path or "", output)
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 from jumpstarter.common.exceptions import ConfigurationError
-from jumpstarter.config.common import ObjectMeta
 from jumpstarter.config.exporter import ExporterConfigV1Alpha1
-from jumpstarter.config.tls import TLSConfigV1Alpha1
 from jumpstarter_cli_common.alias import AliasedGroup
 from jumpstarter_cli_common.aliases import complete_alias
 from jumpstarter_cli_common.exceptions import ClickExceptionRed, handle_exceptions
 from jumpstarter_cli_common.opt import (
-    OutputMode,
     OutputType,
     PathOutputType,
-    confirm_insecure_tls,
     opt_insecure_tls,
     opt_nointeractive,
     opt_output_all,
@@ -25,8 +20,7 @@ from jumpstarter_cli_common.opt import (
 )
 from jumpstarter_cli_common.print import model_print
 
-from .config_files import rename, show
-from .prompts import ask
+from .config_files import announce, ask_identity, opt_identity, rename, show
 
 arg_alias = click.argument("alias", default="default", shell_complete=complete_alias("exporters"))
 
@@ -34,11 +28,6 @@ arg_alias = click.argument("alias", default="default", shell_complete=complete_a
 @click.group("exporter", cls=AliasedGroup)
 def config_exporter() -> None:
     """Configs of exporters: which devices to offer."""
-
-
-def announce(text: str, path: Path | str, output: PathOutputType) -> None:
-    """Say what was done, or print only the path."""
-    click.echo(str(path) if output == OutputMode.PATH else text)
 
 
 def _missing(alias: str) -> ClickExceptionRed:
@@ -51,10 +40,7 @@ def _missing(alias: str) -> ClickExceptionRed:
 
 @config_exporter.command("create", short_help="Create an exporter config.")
 @arg_alias
-@click.option("--namespace", default=None, help="Namespace of the exporter at the controller.")
-@click.option("--name", default=None, help="Name of the exporter at the controller.")
-@click.option("-e", "--endpoint", default=None, help="Controller as host:port.")
-@click.option("-t", "--token", default=None, help="Token; better left out and pasted when asked.")
+@opt_identity("exporter", "Token; better left out and pasted when asked.")
 @opt_insecure_tls
 @opt_nointeractive
 @opt_output_path_only
@@ -72,17 +58,16 @@ def create_exporter_config(
     """Create the exporter config ALIAS; what is not given is asked for. Its drivers are added with `edit`."""
     if ExporterConfigV1Alpha1.user_config_exists(alias):
         raise ClickExceptionRed(f"Exporter config '{alias}' exists already.", reason="already-exists")
-    confirm_insecure_tls(insecure_tls, nointeractive)
-    config = ExporterConfigV1Alpha1(
-        alias=alias,
-        metadata=ObjectMeta(
-            namespace=ask(namespace, "--namespace", "Namespace of the exporter", nointeractive=nointeractive),
-            name=ask(name, "--name", "Name of the exporter", nointeractive=nointeractive),
-        ),
-        endpoint=ask(endpoint, "--endpoint", "Controller (host:port)", nointeractive=nointeractive),
-        token=ask(token, "--token", "Token", nointeractive=nointeractive, hidden=True),
-        tls=TLSConfigV1Alpha1(insecure=insecure_tls),
+    identity = ask_identity(
+        "exporter",
+        namespace=namespace,
+        name=name,
+        endpoint=endpoint,
+        token=token,
+        insecure_tls=insecure_tls,
+        nointeractive=nointeractive,
     )
+    config = ExporterConfigV1Alpha1(alias=alias, **identity)
     path = ExporterConfigV1Alpha1.save(config)
     announce(f"Created exporter config '{alias}' in {path}; add drivers with `jmp config exporter edit`.", path, output)
 
