@@ -110,6 +110,10 @@ class PowerInterface(metaclass=ABCMeta):
             raise
         await uninterrupted(self._switch, PowerState.ON)
 
+    async def switch_off(self) -> None:
+        """Switch the supply off at the end of a session whose exporter config asks for it."""
+        await call(self.off, abandon_on_cancel=True)
+
     async def confirm(self, state: PowerState | str, timeout: float = CONFIRM_TIMEOUT) -> None:
         """Wait until `status` reports `state`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -235,3 +236,27 @@ def test_reading_refuses_what_is_no_measurement(value: Any) -> None:
 
 def test_power_states_are_plain_text_on_the_wire() -> None:
     assert [str(state) for state in PowerState] == ["on", "off", "unknown"]
+
+
+@BOTH
+async def test_end_of_a_session_can_switch_the_supply_off(kind: type[MockPower | SyncMockPower]) -> None:
+    supply = kind()
+    supply._set(PowerState.ON)
+    await supply.switch_off()
+    assert supply.state is PowerState.OFF
+
+
+async def test_switching_off_does_not_wait_for_a_device_that_hangs_when_it_is_given_up() -> None:
+    answered = threading.Event()
+
+    class Stuck(SyncMockPower):
+        @export
+        def off(self) -> None:
+            answered.wait(30)
+
+    try:
+        with anyio.fail_after(5), anyio.move_on_after(0.1) as patience:
+            await Stuck().switch_off()
+        assert patience.cancelled_caught
+    finally:
+        answered.set()

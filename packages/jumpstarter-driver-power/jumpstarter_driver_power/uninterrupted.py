@@ -13,11 +13,17 @@ from anyio import CancelScope
 T = TypeVar("T")
 
 
-async def call(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a coroutine function on the event loop, or an ordinary one in a worker thread."""
+async def call(function: Callable[..., Any], *args: Any, abandon_on_cancel: bool = False) -> Any:
+    """Call a coroutine function on the event loop, or an ordinary one in a worker thread.
+
+    Args:
+        function: what to call.
+        args: its arguments.
+        abandon_on_cancel: when cancelled, don't wait for the thread, which goes on by itself.
+    """
     if inspect.iscoroutinefunction(function):
         return await function(*args)
-    return await anyio.to_thread.run_sync(function, *args)
+    return await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=abandon_on_cancel)
 
 
 async def uninterrupted(function: Callable[..., Awaitable[T]], *args: Any) -> T:

@@ -64,6 +64,16 @@ class Document:
             mark, node = entry
         return int(mark.line) + 1
 
+    def spelling(self, location: Sequence[str | int]) -> str | None:
+        """Return the text of a plain value as it is written in lower case, or None if there is no such value."""
+        node = self.node
+        for step in location:
+            entry = None if node is None else _child(node, step)
+            if entry is None:
+                return None
+            node = entry[1]
+        return str(node.value).lower() if isinstance(node, yaml.ScalarNode) else None
+
     def where(self, location: Sequence[str | int] = ()) -> str:
         """Return `source:line` of `location`."""
         line = self.line(location)

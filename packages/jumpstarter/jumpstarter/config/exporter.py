@@ -250,6 +250,8 @@ class ExporterConfigV1Alpha1(BaseModel):
     """Text that clients are shown when they connect."""
     exit_on_lease_end: bool = Field(default=False, alias="exitOnLeaseEnd")
     """End the exporter after its first lease."""
+    shutdown: Literal["leave", "off", "reset"] = Field(default="leave")
+    """The state that devices are left in at the end of a session: as they are, without power, or reset."""
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -314,6 +316,9 @@ class ExporterConfigV1Alpha1(BaseModel):
         data = document.data
         if document.is_mapping:
             data, _ = overlay(data, EXPORTER)
+            if data.get("shutdown") is False and document.spelling(("shutdown",)) == "off":
+                # YAML 1.1 takes a bare `off` for a boolean; `no` and `false` would be something else, and are refused.
+                data = data | {"shutdown": "off"}
         config = build(cls, document, data)
         config.path = path
         return config
@@ -341,6 +346,8 @@ class ExporterConfigV1Alpha1(BaseModel):
             values.pop("motd")
         if not config.exit_on_lease_end:
             values.pop("exitOnLeaseEnd")
+        if config.shutdown == "leave":
+            values.pop("shutdown")
         return dump(values)
 
     @classmethod

@@ -109,7 +109,26 @@ def test_members_of_later_releases_are_written_only_when_they_say_something(tmp_
     again = ExporterConfigV1Alpha1.load_path(write(tmp_path, ExporterConfigV1Alpha1.dump_yaml(config)))
     assert (again.motd, again.exit_on_lease_end) == ("hello", True)
     plain = yaml.safe_load(ExporterConfigV1Alpha1.dump_yaml(ExporterConfigV1Alpha1(metadata=meta())))
-    assert {"motd", "exitOnLeaseEnd"}.isdisjoint(plain)
+    assert {"motd", "exitOnLeaseEnd", "shutdown"}.isdisjoint(plain)
+
+
+@pytest.mark.parametrize("written", ["off", "Off", "'off'", '"off"', "leave", "reset"])
+def test_state_at_the_end_of_sessions_is_read_also_as_a_bare_word(tmp_path: Path, written: str) -> None:
+    config = ExporterConfigV1Alpha1.load_path(write(tmp_path, HEAD + f"shutdown: {written}\n"))
+    assert config.shutdown == written.strip("'\"").lower()
+    again = ExporterConfigV1Alpha1.load_path(write(tmp_path, ExporterConfigV1Alpha1.dump_yaml(config)))
+    assert again.shutdown == config.shutdown
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [("no", "the boolean false"), ("false", "the boolean false"), ("on", "the boolean true"), ("of", "'of'")],
+)
+def test_other_states_at_the_end_of_sessions_are_mistakes(tmp_path: Path, written: str, shown: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"bench.yaml:\d+: shutdown: must be 'leave', 'off' or 'reset', not {shown}"
+    ):
+        ExporterConfigV1Alpha1.load_path(write(tmp_path, HEAD + f"shutdown: {written}\n"))
 
 
 @pytest.mark.parametrize(

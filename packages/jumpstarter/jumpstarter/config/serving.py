@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jumpstarter.client import DriverClient
     from jumpstarter.driver import Driver
     from jumpstarter.exporter import Exporter, Session
+    from jumpstarter.exporter.shutdown import Shutdown
 
     from .exporter import ExporterConfigV1Alpha1
 
@@ -27,16 +28,23 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def _ready_session(session: Session) -> AsyncGenerator[Path, None]:
+async def _ready_session(session: Session, shutdown: Shutdown | None = None) -> AsyncGenerator[Path, None]:
     """Serve a session on a temporary Unix socket, ready for use; drivers are reset and closed off the event loop.
 
-    They are closed in any case, also when resetting fails or is cancelled.
+    They are closed in any case, also when resetting fails or is cancelled; before that a session that was ready leaves
+    its devices in the state that `shutdown` says.
     """
     try:
         await to_thread.run_sync(session.__enter__)
         session.update_status(ExporterStatus.LEASE_READY)
-        async with session.serve_unix_async() as path:
-            yield path
+        try:
+            async with session.serve_unix_async() as path:
+                yield path
+        finally:
+            if shutdown is not None:
+                from jumpstarter.exporter.shutdown import settle
+
+                await settle(session, shutdown)
     finally:
         with CancelScope(shield=True):
             await to_thread.run_sync(session.__exit__, None, None, None)
@@ -98,10 +106,11 @@ def in_portal(factory: Callable[[BlockingPortal], AbstractAsyncContextManager[T]
 async def serve_config_unix(config: ExporterConfigV1Alpha1) -> AsyncGenerator[Path, None]:
     """Serve the drivers of an exporter config to this machine; yields the path of a Unix socket."""
     from jumpstarter.exporter.session import Session
+    from jumpstarter.exporter.shutdown import Shutdown
 
     root = await to_thread.run_sync(config.instantiate)
     session = Session(root_device=root, labels={NAME_LABEL: config.metadata.name}, motd=config.motd)
-    async with _ready_session(session) as path:
+    async with _ready_session(session, Shutdown(config.shutdown)) as path:
         yield path
 
 
@@ -109,6 +118,7 @@ async def serve_config_unix(config: ExporterConfigV1Alpha1) -> AsyncGenerator[Pa
 async def exporter_for(config: ExporterConfigV1Alpha1, *, standalone: bool) -> AsyncGenerator[Exporter, None]:
     """Yield an exporter for the drivers of a config, connected as the config says."""
     from jumpstarter.exporter import Exporter
+    from jumpstarter.exporter.shutdown import Shutdown
 
     if not standalone:
         _check_connection(config)
@@ -125,6 +135,7 @@ async def exporter_for(config: ExporterConfigV1Alpha1, *, standalone: bool) -> A
         grpc_options=config.grpcOptions or {},
         motd=config.motd,
         exit_on_lease_end=config.exit_on_lease_end,
+        shutdown=Shutdown(config.shutdown),
         **arguments,
     )
     async with exporter:

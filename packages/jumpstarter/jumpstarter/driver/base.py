@@ -87,6 +87,14 @@ class Driver(Metadata, metaclass=ABCMeta):
         for child in self.children.values():
             child.reset()
 
+    async def switch_off(self) -> None:
+        """Switch off what this driver supplies with power; called at the end of a session whose exporter config asks
+        for it (`shutdown: "off"`). Drivers that switch no power have nothing to do; children are asked by themselves.
+
+        Raises:
+            Exception: whatever says that the supply may still be on; it is logged.
+        """
+
     def extra_labels(self) -> dict[str, str]:
         """Return labels that the driver adds to its report."""
         return {}

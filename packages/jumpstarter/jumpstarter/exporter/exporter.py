@@ -26,6 +26,7 @@ from .controller import Controller, Refused, StatusReporter, Transient
 from .lease_context import LeaseContext
 from .lease_runner import SHOW_TIME, LeaseRunner
 from .session import Session
+from .shutdown import Shutdown, settle
 
 if TYPE_CHECKING:
     from jumpstarter.common.grpc import TLSConfig
@@ -78,6 +79,8 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
     hook_executor: HookExecutor | None = None
     motd: str | None = None
     exit_on_lease_end: bool = False
+    shutdown: Shutdown = Shutdown.LEAVE
+    """The state that the devices are left in when a lease, or what stands for one, is over."""
     token: str = field(default="", repr=False)
     show_time: float = SHOW_TIME
     """Seconds that the last status of a lease stays to be seen by connected clients."""
@@ -343,7 +346,7 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
             raise _only(group) from None
 
     async def _serve_directly(self, session: Session, address: str, hook_path: Path) -> None:
-        standalone = _StandaloneHost(session, address, str(hook_path))
+        standalone = _StandaloneHost(session, address, str(hook_path), self.shutdown)
         self._is_standalone = True
         while not self._stopping:
             context = LeaseContext(STANDALONE_LEASE, anyio.Event())
@@ -360,8 +363,13 @@ class _ControllerHost:
 
     exporter: Exporter
 
-    def open_session(self, context: LeaseContext) -> AbstractAsyncContextManager[Session]:
-        return self.exporter._open_session()
+    @asynccontextmanager
+    async def open_session(self, context: LeaseContext) -> AsyncGenerator[Session, None]:
+        async with self.exporter._open_session() as session:
+            try:
+                yield session
+            finally:
+                await settle(session, self.exporter.shutdown)
 
     @asynccontextmanager
     async def serve_session(self, context: LeaseContext, session: Session) -> AsyncGenerator[None, None]:
@@ -402,6 +410,7 @@ class _StandaloneHost:
     served: Session
     address: str
     hook_path: str
+    shutdown: Shutdown
     used: bool = False
 
     @asynccontextmanager
@@ -410,7 +419,10 @@ class _StandaloneHost:
             with anyio.fail_after(SETUP_TIMEOUT):
                 await to_thread.run_sync(self.served.root_device.reset, abandon_on_cancel=True)
         self.used = True
-        yield self.served
+        try:
+            yield self.served
+        finally:
+            await settle(self.served, self.shutdown)
 
     @asynccontextmanager
     async def serve_session(self, context: LeaseContext, session: Session) -> AsyncGenerator[None, None]:
