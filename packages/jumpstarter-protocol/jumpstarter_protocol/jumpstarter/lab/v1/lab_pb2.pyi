@@ -253,9 +253,19 @@ class RouterReport(_message.Message):
     def __init__(self, endpoint: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., streams: _Optional[int] = ..., waiting: _Optional[int] = ..., bytes_per_second: _Optional[int] = ..., bytes_total: _Optional[int] = ..., streams_total: _Optional[int] = ..., draining: bool = ...) -> None: ...
 
 class RouterOrder(_message.Message):
-    __slots__ = ("keys", "cut")
+    __slots__ = ("keys", "cut", "cut_leases")
     KEYS_FIELD_NUMBER: _ClassVar[int]
     CUT_FIELD_NUMBER: _ClassVar[int]
+    CUT_LEASES_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedScalarFieldContainer[bytes]
     cut: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, keys: _Optional[_Iterable[bytes]] = ..., cut: _Optional[_Iterable[str]] = ...) -> None: ...
+    cut_leases: _containers.RepeatedCompositeFieldContainer[LeaseCut]
+    def __init__(self, keys: _Optional[_Iterable[bytes]] = ..., cut: _Optional[_Iterable[str]] = ..., cut_leases: _Optional[_Iterable[_Union[LeaseCut, _Mapping]]] = ...) -> None: ...
+
+class LeaseCut(_message.Message):
+    __slots__ = ("lease", "client")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    lease: str
+    client: str
+    def __init__(self, lease: _Optional[str] = ..., client: _Optional[str] = ...) -> None: ...
