@@ -179,12 +179,13 @@ class DbusNetworkClient(NetworkClient):
 def runtime_socket() -> Generator[str, None, None]:
     """Yield a path for a socket in a private directory of this user's run-time directory."""
     import os
-    import tempfile
+
+    from jumpstarter.common.owned_directory import OwnedDirectory
 
     folder = os.environ.get("XDG_RUNTIME_DIR")
     folder = folder if folder and os.path.isdir(folder) else None
-    with tempfile.TemporaryDirectory(prefix="jumpstarter-", dir=folder) as private:
-        yield os.path.join(private, "socket")
+    with OwnedDirectory(parent=folder) as private:
+        yield str(private.path / "socket")
 
 
 @contextmanager

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from abc import ABCMeta, abstractmethod
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from uuid import UUID
 from anyio import to_thread
 from anyio.abc import ObjectStream
 from jumpstarter.common.exceptions import ConfigurationError
+from jumpstarter.common.owned_directory import OwnedDirectory
 from jumpstarter.driver import Driver, export
 
 from .common import Capability, HashAlgo, Metadata, PresignedRequest, parse_size
@@ -454,21 +453,21 @@ class MockFlasher(FlasherInterface, Driver):
     max_size: int | str = MAX_SIZE
     """Most bytes of one image."""
 
-    _directory: Path | None = field(init=False, repr=False, default=None)
+    _directory: OwnedDirectory | None = field(init=False, repr=False, default=None)
 
     def _place(self, partition: str | None) -> Path:
         name = partition or "default"
         if name in (".", "..") or "/" in name or "\0" in name:
             raise ValueError(f"partition {name!r} is no plain name")
         if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="jumpstarter-flasher-"))
-        return self._directory / name
+            self._directory = OwnedDirectory("jumpstarter-flasher-")
+        return self._directory.path / name
 
     def close(self) -> None:
         """Remove what was flashed."""
         directory, self._directory = self._directory, None
         if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)
+            directory.close()
         super().close()
 
     @export
@@ -497,20 +496,20 @@ class MockStorageMux(StorageMuxInterface, Driver):
     max_size: int | str = MAX_SIZE
     """Bytes that fit on the medium."""
 
-    _directory: Path | None = field(init=False, repr=False, default=None)
+    _directory: OwnedDirectory | None = field(init=False, repr=False, default=None)
 
     @property
     def _medium(self) -> Path:
         if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="jumpstarter-mux-"))
-            (self._directory / "medium").touch()
-        return self._directory / "medium"
+            self._directory = OwnedDirectory("jumpstarter-mux-")
+            (self._directory.path / "medium").touch()
+        return self._directory.path / "medium"
 
     def close(self) -> None:
         """Remove the medium."""
         directory, self._directory = self._directory, None
         if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)
+            directory.close()
         super().close()
 
     @export

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from jumpstarter.client.core import DriverError, DriverInvalidArgument, DriverMethodNotImplemented
+from jumpstarter.common.owned_directory import LOCK
 from jumpstarter.common.utils import serve
 from jumpstarter_driver_network.adapters import TcpPortforwardAdapter
 from jumpstarter_testbench.guest import write_ext4_image
@@ -416,7 +417,7 @@ with serve(Qemu(arch="x86_64", hostname="orphan", default_partitions={{"kernel":
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         abandoned, in_use = tmp_path / "jumpstarter-qemu-dead", Qemu(arch="x86_64")
         abandoned.mkdir()
-        (abandoned / ".lock").touch()
+        (abandoned / LOCK).touch()
         (abandoned / "root").write_bytes(b"large")
         other = Qemu(arch="x86_64")
         try:

@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from os import PathLike
@@ -21,6 +20,7 @@ from anyio.streams.stapled import MultiListener
 from ..streams.sockets import SocketByteListener
 from ..streams.unix import create_unix_listener
 from .exceptions import ConfigurationError
+from .owned_directory import OwnedDirectory
 
 __all__ = ["TemporarySocket", "TemporaryTcpListener", "TemporaryUnixListener"]
 
@@ -44,13 +44,13 @@ _TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECO
 def TemporarySocket() -> Iterator[Path]:
     """Yield the path of a Unix socket that doesn't exist yet, in a directory that only this user can enter.
 
-    The directory is removed with all it holds when the context ends.
+    The directory is removed with all it holds when the context ends, or by the next process when this one is killed.
 
     Raises:
         ConfigurationError: the temporary directory has so long a name that no socket can be made in it.
     """
-    with tempfile.TemporaryDirectory(prefix="jumpstarter-", ignore_cleanup_errors=True) as folder:  # mode 0700
-        path = Path(folder) / "socket"
+    with OwnedDirectory() as folder:
+        path = folder.path / "socket"
         _check_length(path)
         yield path
 
