@@ -39,6 +39,9 @@ WHOLE_CHUNK = 128 * 1024
 
 READ_SIZE = 256 * 1024
 
+PART_SIZE = 1 << 20
+"""Bytes of a large chunk that are received at a time: each part is a step for all that it passes through."""
+
 _LENGTH = struct.Struct(">I")
 _EOF = 0xFFFFFFFF
 _FAILURE = 0xFFFFFFFE
@@ -184,7 +187,7 @@ class DirectStream(ObjectStream[bytes]):
             self._offset += len(part)
         else:
             try:
-                part = await self._connection.receive(min(self._part, READ_SIZE))
+                part = await self._connection.receive(min(self._part, PART_SIZE))
             except EndOfStream as error:
                 raise BrokenResourceError("the other end went away in the middle of a chunk") from error
         self._part -= len(part)

@@ -24,6 +24,9 @@ __all__ = ["SocketByteListener", "SocketByteStream", "connect_tcp"]
 READ_SIZE = 256 * 1024
 """Bytes that one `receive` takes at most unless told otherwise; a Linux socket holds about 208 KiB."""
 
+UNIX_BUFFER = 1 << 20
+"""Bytes that a Unix socket may hold, or as many as the system allows: each time it is full, two processes switch."""
+
 ATTEMPT_DELAY = 0.25
 """Seconds until the next address is tried beside the one before it (RFC 8305)."""
 
@@ -35,6 +38,8 @@ class SocketByteStream(SocketStream):
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        elif sock.family == socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_BUFFER)
         self._sock = sock
         self._closed = False
         self._receiving = anyio.ResourceGuard("reading from")
