@@ -92,3 +92,22 @@ def test_ctrl_c_ends_what_runs_in_the_shell_and_not_the_shell(terminal: Terminal
 def test_a_stopped_interactive_shell_ends(terminal: Terminal) -> None:
     os.kill(terminal.pid, signal.SIGTERM)
     assert terminal.exit_code() == 143
+
+
+@pytest.mark.daemon
+@pytest.mark.need("shells")
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_completes_the_commands_of_the_device(
+    process_env: dict[str, str], exporter_config: Path, shell: str
+) -> None:
+    env = process_env | {"SHELL": str(shutil.which(shell)), "TERM": "xterm", "HISTFILE": ""}
+    terminal = Terminal([*JMP, "shell", "--exporter-config", str(exporter_config)], env)
+    try:
+        terminal.wait_for("➤")
+        # Completion is there from the first prompt on; the list of what is possible comes with the second key.
+        terminal.type("j power cy\t\t")
+        terminal.wait_for("cycle")
+        terminal.type("\x15exit\n")
+        assert terminal.exit_code() == 0
+    finally:
+        terminal.close()

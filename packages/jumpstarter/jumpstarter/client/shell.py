@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from .shell_start import ANSI_GRAY, ANSI_RESET, ANSI_WHITE, ANSI_YELLOW, PROMPT_CWD, interactive_shell
 
 if TYPE_CHECKING:
     from .lease import DirectLease, Lease
@@ -27,13 +27,6 @@ __all__ = [
     "launch_shell",
     "lease_ending_handler",
 ]
-
-# In the form of bash prompts, whose marks around them say that they take no room.
-ANSI_GRAY = "\\[\\e[90m\\]"
-ANSI_YELLOW = "\\[\\e[93m\\]"
-ANSI_WHITE = "\\[\\e[97m\\]"
-ANSI_RESET = "\\[\\e[0m\\]"
-PROMPT_CWD = "\\W"
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """Exit statuses of shells (POSIX, 2.8.2) for commands that can't be started."""
@@ -74,14 +67,16 @@ def launch_shell(
         The exit status: 128+N after signal N, 127 when there is no such program, 126 when it can't be executed.
     """
     environment = _environment(host, allow, unsafe, lease, insecure, passphrase)
-    if command:
-        arguments = list(command)
-    else:
-        arguments, prompt = _interactive(os.environ.get("SHELL") or "bash", context, use_profiles)
-        environment |= prompt
-        if motd:
-            print(_printable(motd), flush=True)
-    with _terminal_restored():
+    with ExitStack() as stack:
+        if command:
+            arguments = list(command)
+        else:
+            shell = os.environ.get("SHELL") or "bash"
+            arguments, start = stack.enter_context(interactive_shell(shell, context, use_profiles))
+            environment |= start
+            if motd:
+                print(_printable(motd), flush=True)
+        stack.enter_context(_terminal_restored())
         try:
             process = subprocess.Popen(arguments, env=environment)
         except OSError as error:
@@ -148,32 +143,6 @@ def _is_direct(lease: Any) -> bool:
     from .lease import DirectLease
 
     return isinstance(lease, DirectLease)
-
-
-# -- prompts -------------------------------------------------------------------------------------
-
-
-def _interactive(shell: str, context: str, use_profiles: bool) -> tuple[list[str], dict[str, str]]:
-    """Return how to start an interactive shell, and what shows the prompt in its environment."""
-    # Shells expand prompts, and the context is a name that the controller gave.
-    name = re.sub(r"[^\w.@:+/-]", "?", context, flags=re.ASCII)
-    arguments = shlex.split(shell) if not os.path.exists(shell) else [shell]
-    kind = os.path.basename(arguments[0])
-    if kind.endswith("bash"):
-        prompt = f"{ANSI_GRAY}{PROMPT_CWD} {ANSI_YELLOW}⚡{ANSI_WHITE}{name} {ANSI_YELLOW}➤{ANSI_RESET} "
-        return arguments + ([] if use_profiles else ["--norc", "--noprofile"]), {"PS1": prompt}
-    if kind.endswith("zsh"):
-        prompt = f"%F{{8}}%1~ %F{{yellow}}⚡%F{{white}}{name} %F{{yellow}}➤%f "
-        return arguments + ([] if use_profiles else ["--no-rcs"]), {"PS1": prompt}
-    if kind.endswith("fish"):
-        function = (
-            "function fish_prompt; "
-            "set_color grey; printf '%s' (basename $PWD); "
-            f"set_color yellow; printf ' ⚡'; set_color white; printf '%s' '{name}'; "
-            "set_color yellow; printf ' ➤ '; set_color normal; end"
-        )
-        return arguments + ([] if use_profiles else ["--no-config"]) + ["--init-command", function], {}
-    return arguments, {"PS1": f"⚡{name} ➤ "}
 
 
 def _printable(text: str) -> str:
