@@ -312,9 +312,9 @@ def test_a_missing_source_changes_nothing(client, root, tmp_path):
 
 def test_a_source_that_fails_half_way_leaves_nothing_behind(client, root, tmp_path):
     class Failing:
-        """A file on a disk with a bad sector."""
+        """A file on a disk with a bad sector, behind more than sockets hold: the call is under way when it comes."""
 
-        pieces = [b"x" * (1 << 20)] * 3
+        pieces = [b"x" * (1 << 20)] * 64
 
         def read(self, size: int) -> bytes:
             if not self.pieces:
