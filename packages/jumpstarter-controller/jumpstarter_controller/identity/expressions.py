@@ -6,10 +6,23 @@ The language and its functions are those of the library `common-expression-langu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from jumpstarter.common.exceptions import ConfigurationError
+
+BUILT_IN = frozenset(
+    "size string int uint double bool bytes dyn type timestamp duration matches startsWith endsWith contains"
+    " getFullYear getMonth getDate getDayOfMonth getDayOfWeek getDayOfYear getHours getMinutes getSeconds"
+    " getMilliseconds".split()
+)
+"""Functions of the language itself, which the library doesn't list."""
+
+TYPES = frozenset("bool bytes double int list map null_type string type uint".split())
+"""Names that stand for types."""
+
+_LOOP_VARIABLE = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*(\w+)\s*,")
 
 INSTALL = "pip install 'jumpstarter-controller[cel]'"
 
@@ -41,7 +54,7 @@ class Expression:
         except ValueError as error:
             text = str(error).splitlines()
             raise ConfigurationError(f"{where}: the expression {source!r} can't be read: {text[0]}") from None
-        unknown = set(self._program.variables()) - set(variables)
+        unknown = set(self._program.variables()) - set(variables) - TYPES - set(_LOOP_VARIABLE.findall(source))
         if unknown:
             raise ConfigurationError(
                 f"{where}: the expression {source!r} names {', '.join(sorted(unknown))}; there is"
@@ -69,4 +82,6 @@ class Expression:
     def _missing_functions(self) -> set[str]:
         context = self._make_context({})
         self._add_functions(context)
-        return set(self._program.functions()) - set(context.functions())
+        # What isn't a word is an operator.
+        called = {name for name in self._program.functions() if name[0].isalpha()}
+        return called - BUILT_IN - set(context.functions)
