@@ -130,8 +130,8 @@ def serve(certificate: Certificate, tokens: StreamTokens, one_loop: None) -> Ser
     @asynccontextmanager
     async def serving(limits: Limits | None = None, **options: int) -> AsyncIterator[Running]:
         relay = Relay(tokens.verify, limits)
-        given = [*SERVER_OPTIONS, *((f"grpc.{name}", value) for name, value in options.items())]
-        server = grpc.aio.server(options=given)
+        given = dict(SERVER_OPTIONS) | {f"grpc.{name}": value for name, value in options.items()}
+        server = grpc.aio.server(options=list(given.items()))
         server.add_generic_rpc_handlers([relay])
         pair = (certificate.key.read_bytes(), certificate.chain.read_bytes())
         port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))

@@ -13,6 +13,8 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # network takes, which its session ought to survive.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 60_000),
+    # Present gRPC waits for an answer for as long as this says, whatever the one above does.
+    ("grpc.http2.ping_timeout_ms", 60_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     # A second server on the same port would get half of the callers, and nobody would be told.
