@@ -18,6 +18,7 @@ import pytest
 from anyio import ClosedResourceError, EndOfStream, TypedAttributeSet, fail_after, typed_attribute
 from anyio.abc import ObjectStream
 
+from jumpstarter.streams.codecs import _zstd
 from jumpstarter.streams.common import create_memory_stream
 from jumpstarter.streams.encoding import (
     CHUNK_SIZE,
@@ -28,7 +29,6 @@ from jumpstarter.streams.encoding import (
     Compression,
     DecompressionError,
     ZlibCompressedStream,
-    _zstd,
     compress_stream,
     create_decompressor,
     detect_compression_from_signature,
