@@ -26,6 +26,8 @@ import peer  # noqa: E402 (found by the line above)
 PARTS = HERE / "parts"
 OURS = Path(sys.executable).parent
 ROUNDS = 3
+BULK_ROUNDS = 7
+"""Rounds of what writes files: a disk disturbs more, and for longer, than anything else."""
 
 
 @dataclass
@@ -301,8 +303,19 @@ def forward(published: Path | None, folder: Path) -> Iterator[Row]:
     )
 
 
+def cleared(target: Path) -> Path:
+    """Return a path at which nothing lies, with nothing of earlier runs left to be written to the disk.
+
+    Otherwise the one after another is measured with the other's blocks being written, and its own old ones freed.
+    """
+    target.unlink(missing_ok=True)
+    os.sync()
+    return target
+
+
 def sendfile_seconds(source: Path, target: Path) -> float:
-    """Return the seconds that a file takes through a loopback socket by sendfile, received into a file."""
+    """Return the seconds that a file takes through a loopback socket by sendfile, received into a new file."""
+    cleared(target)
     script = (
         "import os, socket, sys\n"
         "with socket.create_server(('127.0.0.1', 0)) as server:\n"
@@ -334,6 +347,7 @@ def upload_once(release: Path, folder: Path, kind: str, arguments: list[Any]) ->
     socket.unlink(missing_ok=True)
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
+    os.sync()
     with serving([release / "python", PARTS / "serve.py", socket, kind, root]) as exporter:
         command = [release / "python", PARTS / "measure_upload.py", *arguments]
         seen = measure(command, JUMPSTARTER_HOST=str(socket))
@@ -352,7 +366,7 @@ def upload(published: Path | None, folder: Path) -> Iterator[Row]:
             file.write(os.urandom(1 << 20))
     limits: list[float] = []
     seen: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
-    for _ in range(ROUNDS):
+    for _ in range(BULK_ROUNDS):
         limits.append(sendfile_seconds(source, folder / "received"))
         for name, release in (("ours", OURS), ("theirs", published)):
             if release is not None:
@@ -398,8 +412,9 @@ def flash(published: Path | None, folder: Path) -> Iterator[Row]:
         script = [OURS / "python", PARTS / "unpack.py"]
         measure([*script, "pack", encoding, image, packed])
         limits, ours, theirs = [], [], []
-        for _ in range(ROUNDS):
-            limits.append(measure([*script, "unpack", encoding, packed, folder / "unpacked"])["seconds"])
+        for _ in range(BULK_ROUNDS):
+            unpacked = cleared(folder / "unpacked")
+            limits.append(measure([*script, "unpack", encoding, packed, unpacked])["seconds"])
             ours.append(upload_once(OURS, folder, "flasher", [packed, encoding])["seconds"])
             if published:
                 theirs.append(upload_once(published, folder, "flasher", [packed, encoding])["seconds"])
