@@ -23,6 +23,8 @@ from jumpstarter_protocol import (
     jumpstarter_pb2,
     jumpstarter_pb2_grpc,
     kubernetes_pb2,
+    lab_pb2,
+    lab_pb2_grpc,
     router_pb2,
     router_pb2_grpc,
 )
@@ -190,6 +192,10 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
         self.dials = 0
         self.ahead = datetime.timedelta(0)
         """How much the clock of the controller is ahead."""
+        self.shares: dict[str, dict[str, int]] = defaultdict(dict)
+        """Roles of other clients by lease."""
+        self.moved = Event()
+        """Set and replaced when a lease or a board has changed."""
         self.canonical: Callable[[str], str] = lambda selector: ",".join(sorted(selector.split(",")))
 
     # -- state -----------------------------------------------------------------------------------
@@ -197,7 +203,13 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
     def add(self, name: str, **labels: str) -> Board:
         board = self.boards[name] = Board(name, labels)
         self.schedule()
+        self.touch()
         return board
+
+    def touch(self) -> None:
+        """Tell all who watch that something has changed."""
+        self.moved.set()
+        self.moved = Event()
 
     def now(self) -> datetime.datetime:
         return datetime.datetime.now(datetime.UTC) + self.ahead
@@ -223,6 +235,7 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
                 self._condition(lease, "Pending", "False", "Ready", "")
                 self._condition(lease, "Ready", "True", "Ready", "")
                 free.notify()
+        self.touch()
 
     @staticmethod
     def _matches(board: Board, selector: str) -> bool:
@@ -269,11 +282,13 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
         name = dict(context.invocation_metadata())["jumpstarter-name"]
         return self.boards[name]
 
-    async def _owned(self, name: str, context: Any) -> client_pb2.Lease:
+    async def _owned(self, name: str, context: Any, shared: bool = False) -> client_pb2.Lease:
         client = await self._client(context)
         lease = self.leases.get(name.rpartition("/")[2])
         if lease is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"lease {name} not found")
+        if shared and client in self.shares[name]:
+            return lease
         if lease.client.rpartition("/")[2] != client:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "permission denied")
         return lease
@@ -351,6 +366,7 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
                 lease.client = request.lease.client
             else:
                 getattr(lease, path).CopyFrom(getattr(request.lease, path))
+        self.touch()
         return lease
 
     async def DeleteLease(self, request: Any, context: Any) -> Any:
@@ -435,7 +451,7 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
 
     async def Dial(self, request: Any, context: Any) -> Any:
         await self.faults.enter("Dial", context)
-        lease = await self._owned(request.lease_name, context)
+        lease = await self._owned(request.lease_name, context, shared=True)
         board = self.boards.get(lease.exporter.rpartition("/")[2])
         if board is None or board.lease != request.lease_name:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the lease holds no exporter")
@@ -447,6 +463,139 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
             jumpstarter_pb2.ListenResponse(router_endpoint=self.router_endpoint, router_token=token)
         )
         return jumpstarter_pb2.DialResponse(router_endpoint=self.router_endpoint, router_token=token)
+
+
+class MockLabService(lab_pb2_grpc.LabServiceServicer):
+    """Tells what a mock controller knows, and each change of it."""
+
+    def __init__(self, controller: MockController) -> None:
+        self.controller = controller
+        self.extra: dict[str, dict[str, Any]] = defaultdict(dict)
+        """Members of the state of a lease that the mock has no rules for, by lease, such as `idle_until`."""
+        self.watches: Counter[str] = Counter()
+        """Open streams by method."""
+
+    def state(self, name: str, client: str) -> lab_pb2.LeaseState:
+        controller = self.controller
+        lease = controller.leases[name]
+        ended = name not in controller.active()
+        state = lab_pb2.LeaseState(lease=lease, ended=ended, shares=controller.shares[name])
+        pending = [each for each in controller.active() if not controller.leases[each].HasField("exporter")]
+        if name in pending:
+            state.place, state.waiting = pending.index(name) + 1, len(pending)
+            for board in controller.boards.values():
+                if board.lease is not None and controller._matches(board, lease.selector):
+                    held = controller.leases[board.lease]
+                    holder = state.holders.add(
+                        exporter=board.name, client=held.client.rpartition("/")[2], lease=board.lease
+                    )
+                    holder.until.FromDatetime(self._until(held))
+        elif not ended:
+            state.until.FromDatetime(self._until(lease))
+        owner = lease.client.rpartition("/")[2]
+        state.role = 1 if client == owner else controller.shares[name].get(client, 0)
+        state.now.FromDatetime(controller.now())
+        for member, value in self.extra[name].items():
+            if isinstance(value, datetime.datetime):
+                getattr(state, member).FromDatetime(value)
+            else:
+                setattr(state, member, value)
+        return state
+
+    @staticmethod
+    def _until(lease: Any) -> datetime.datetime:
+        return lease.effective_begin_time.ToDatetime(tzinfo=datetime.UTC) + lease.duration.ToTimedelta()
+
+    def exporter(self, board: Board) -> lab_pb2.ExporterState:
+        state = lab_pb2.ExporterState(exporter=self.controller._exporter(board), devices=["power"])
+        state.now.FromDatetime(self.controller.now())
+        if board.lease is not None:
+            lease = self.controller.leases[board.lease]
+            state.lease, state.client = board.lease, lease.client.rpartition("/")[2]
+            state.until.FromDatetime(self._until(lease))
+        return state
+
+    async def _changes(self, method: str, context: Any) -> AsyncIterator[str]:
+        """Iterate over the moments at which something has changed, as the name of the client who asks."""
+        await self.controller.faults.enter(method, context)
+        client = await self.controller._client(context)
+        self.watches[method] += 1
+        try:
+            while True:
+                moved = self.controller.moved
+                yield client
+                await moved.wait()
+                # A fault that was put in place meanwhile ends the stream.
+                if self.controller.faults.refuse[method]:
+                    await self.controller.faults.enter(method, context)
+        finally:
+            self.watches[method] -= 1
+
+    async def WatchLease(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        name = request.name.rpartition("/")[2]
+        async for client in self._changes("WatchLease", context):
+            if name not in self.controller.leases:
+                await context.abort(grpc.StatusCode.NOT_FOUND, f"lease {request.name} not found")
+            state = self.state(name, client)
+            yield state
+            if state.ended:
+                return
+
+    def _leases(self, request: Any, client: str) -> dict[str, Any]:
+        wanted = self.controller.leases if not request.only_active else self.controller.active()
+        states = {name: self.state(name, client) for name in wanted}
+        return {
+            name: state
+            for name, state in states.items()
+            if not request.client or state.lease.client.rpartition("/")[2] == request.client
+        }
+
+    async def ListLeaseStates(self, request: Any, context: Any) -> Any:
+        client = await self.controller._client(context)
+        return lab_pb2.ListLeaseStatesResponse(states=self._leases(request, client).values())
+
+    async def ListExporterStates(self, request: Any, context: Any) -> Any:
+        await self.controller._client(context)
+        return lab_pb2.ListExporterStatesResponse(
+            states=[self.exporter(board) for board in self.controller.boards.values()]
+        )
+
+    async def WatchLeases(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        told: dict[str, Any] = {}
+        first = True
+        async for client in self._changes("WatchLeases", context):
+            states = self._leases(request, client)
+            for event in self._events(told, states, lab_pb2.LeaseEvent, first):
+                yield event
+            told, first = states, False
+
+    async def WatchExporters(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        told: dict[str, Any] = {}
+        first = True
+        async for _ in self._changes("WatchExporters", context):
+            states = {board.name: self.exporter(board) for board in self.controller.boards.values()}
+            for event in self._events(told, states, lab_pb2.ExporterEvent, first):
+                yield event
+            told, first = states, False
+
+    @staticmethod
+    def _events(told: dict[str, Any], states: dict[str, Any], kind: Any, first: bool) -> Iterator[Any]:
+        for state in states.values():
+            yield kind(type=lab_pb2.EVENT_TYPE_PUT, state=state)
+        for name in set(told) - set(states):
+            yield kind(type=lab_pb2.EVENT_TYPE_DELETED, state=told[name])
+        if first:
+            yield kind(type=lab_pb2.EVENT_TYPE_CURRENT)
+
+    async def ShareLease(self, request: Any, context: Any) -> Any:
+        await self.controller._owned(request.name, context)
+        name = request.name.rpartition("/")[2]
+        if request.role:
+            self.controller.shares[name][request.client] = request.role
+        else:
+            self.controller.shares[name].pop(request.client, None)
+        self.controller.touch()
+        return self.state(name, await self.controller._client(context))
 
 
 @dataclass
@@ -461,6 +610,8 @@ class Lab:
     servers: list[Any]
     portal: Any = None
     """Of the event loop that it runs on."""
+    service: MockLabService | None = None
+    """What the controller tells beyond the published protocol; None of one that tells nothing."""
 
     def client(self, name: str = "alice", **changes: Any) -> Any:
         """The config of a client."""
@@ -529,8 +680,8 @@ class Lab:
 
 
 @asynccontextmanager
-async def running_lab(certificate: Certificate) -> AsyncIterator[Lab]:
-    """A controller and a router on free ports of loopback."""
+async def running_lab(certificate: Certificate, lab_service: bool = False) -> AsyncIterator[Lab]:
+    """A controller and a router on free ports of loopback; one of the published protocol unless asked otherwise."""
     faults, router = Faults(), MockRouter()
     credentials = grpc.ssl_server_credentials([(certificate.key, certificate.chain)])
     options = [
@@ -544,11 +695,16 @@ async def running_lab(certificate: Certificate) -> AsyncIterator[Lab]:
     controller = MockController(f"127.0.0.1:{router_port}", faults)
     jumpstarter_pb2_grpc.add_ControllerServiceServicer_to_server(controller, server)
     client_pb2_grpc.add_ClientServiceServicer_to_server(controller, server)
+    service = MockLabService(controller) if lab_service else None
+    if service is not None:
+        lab_pb2_grpc.add_LabServiceServicer_to_server(service, server)
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await router_server.start()
     await server.start()
     try:
-        yield Lab(controller, router, f"127.0.0.1:{port}", certificate, faults, [server, router_server])
+        yield Lab(
+            controller, router, f"127.0.0.1:{port}", certificate, faults, [server, router_server], service=service
+        )
     finally:
         with anyio.CancelScope(shield=True):
             await server.stop(None)
@@ -568,6 +724,25 @@ async def one_loop() -> AsyncIterator[None]:
 async def lab(certificate: Certificate, one_loop: None) -> AsyncIterator[Lab]:
     """A controller and a router on the event loop of the test."""
     async with running_lab(certificate) as running, BlockingPortal() as portal:
+        running.portal = portal
+        yield running
+
+
+@pytest.fixture
+async def telling_lab(certificate: Certificate, one_loop: None) -> AsyncIterator[Lab]:
+    """A controller that tells of changes, and a router, on the event loop of the test."""
+    async with running_lab(certificate, lab_service=True) as running, BlockingPortal() as portal:
+        running.portal = portal
+        yield running
+
+
+@pytest.fixture
+def threaded_telling_lab(certificate: Certificate) -> Iterator[Lab]:
+    """A controller that tells of changes, and a router, on an event loop in a thread of their own."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(running_lab(certificate, lab_service=True)) as running,
+    ):
         running.portal = portal
         yield running
 

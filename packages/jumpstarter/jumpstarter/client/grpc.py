@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .controller import RPC_TIMEOUT, Calls
 from .controller.exporters import ExporterCalls, exporter_page
+from .controller.following import FollowingCalls
 from .controller.leases import LeaseCalls, lease_page
 from .controller.tokens import TokenCalls
 from .records import (
@@ -58,8 +59,8 @@ def __getattr__(name: str) -> Any:
 
 
 @dataclass(kw_only=True)
-class ClientService(ExporterCalls, LeaseCalls, TokenCalls):
-    """The rpcs of `jumpstarter.client.v1.ClientService`, within one namespace.
+class ClientService(ExporterCalls, LeaseCalls, TokenCalls, FollowingCalls):
+    """The rpcs of `ClientService`, and of `LabService` where the controller has it, within one namespace.
 
     Raises, from every method:
         ConnectionError: the controller can't be reached or refuses; of `jumpstarter.common.exceptions`.
@@ -82,7 +83,9 @@ class ClientService(ExporterCalls, LeaseCalls, TokenCalls):
         from jumpstarter.common.grpc import translate_grpc_exceptions
 
         with translate_grpc_exceptions():
-            yield Calls(stub=self.stub, pb=client_pb2, parent=f"namespaces/{self.namespace or ''}")
+            yield Calls(
+                stub=self.stub, pb=client_pb2, parent=f"namespaces/{self.namespace or ''}", channel=self.channel
+            )
 
     GetExporter = ExporterCalls.get_exporter
     GetLease = LeaseCalls.get_lease

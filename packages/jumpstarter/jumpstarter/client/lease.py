@@ -7,7 +7,7 @@ import os
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -32,10 +32,13 @@ from jumpstarter.common.tls import TLSConfigV1Alpha1
 from .direct_lease import DirectLease
 from .exceptions import LeaseError, LeaseTimeoutError
 from .grpc import ClientService
-from .grpc import Lease as LeaseState
-from .lease_watch import Clock, end_reason, watch
+from .lease_watch import ANSWER_DELAY, Clock, watch
+from .records import TIME_FORMAT
+from .records import Lease as LeaseRecord
+from .retry import passing, pauses
 from .selectors import same_selector
 from .spinner import LeaseAcquisitionSpinner
+from .states import LeaseState, end_reason
 
 if TYPE_CHECKING:
     from jumpstarter.client.base import DriverClient
@@ -47,25 +50,17 @@ logger = logging.getLogger(__name__)
 FIRST_POLL, LONGEST_POLL = 0.1, 5.0
 """Seconds between two looks at a pending lease, at first and after a while."""
 
-RETRY_FIRST, RETRY_LONGEST = 0.5, 10.0
-"""Seconds before the controller is asked again after it could not be reached, at first and after a while."""
-
 RELEASE_TIMEOUT = 30.0
 """Seconds for which releasing a lease is tried."""
 
 UNDO_TIMEOUT = 3.0
 """Seconds for which releasing a lease is tried when the controller never confirmed that there is one."""
 
+SHARED_ROLES = ("driver", "watcher")
+"""As which a client may use the lease of another one."""
+
 DIAL_FIRST, DIAL_LONGEST = 0.3, 2.0
 """Seconds before a connection to the exporter is tried again, at first and after a while."""
-
-_PASSING = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "INTERNAL", "RESOURCE_EXHAUSTED"})
-"""Names of the statuses after which the same request may succeed."""
-
-
-def _passing(error: ConnectionError) -> bool:
-    """Tell whether asking again may help."""
-    return error.status in _PASSING and "token is expired" not in error.details.lower()
 
 
 def new_lease_name() -> str:
@@ -120,10 +115,15 @@ class Lease:
     lease_ended: bool = field(init=False, default=False)
     lease_transferred: bool = field(init=False, default=False)
     """The lease belongs to another client now."""
+    role: str = field(init=False, default="owner")
+    """As which this client has the lease: `owner`, `driver` or `watcher`."""
+    ending_notice: str = field(init=False, default="")
+    """What there is to say when `lease_ending_callback` is called."""
 
     def __post_init__(self) -> None:
         self._requested = self._answered = False
         self._clock = Clock()
+        self._looked = 0.0
         self._routers = RouterChannels(self.tls_config, self.grpc_options)
         self._dial_error: Exception | None = None
         self.refresh_channel(self.channel)
@@ -141,7 +141,7 @@ class Lease:
 
     # -- acquiring and releasing -----------------------------------------------------------------
 
-    async def get(self) -> LeaseState:
+    async def get(self) -> LeaseRecord:
         """Return what the controller knows of this lease.
 
         Raises:
@@ -185,7 +185,7 @@ class Lease:
     async def _request(self, spinner: LeaseAcquisitionSpinner) -> None:
         existing = None
         if self.name is not None:
-            existing = await self.get()
+            existing = await self.svc.lease_state(self.name)
             self._check_usable(existing)
             if self.selector and not same_selector(existing.selector, self.selector):
                 logger.warning(
@@ -194,24 +194,28 @@ class Lease:
                     existing.selector,
                     self.selector,
                 )
-                existing, self.name, self.release = None, None, True
+                existing, self.name, self.release, self.role = None, None, True, "owner"
         if existing is None:
             await self._create(spinner)
         await self._acquire(spinner)
 
     def _check_usable(self, lease: LeaseState) -> None:
         if self.client_name and lease.client and lease.client != self.client_name:
-            raise LeaseError(
-                f"lease {lease.name} belongs to client '{lease.client}', and this is '{self.client_name}'; "
-                "its owner can hand it over with: jmp update lease"
-            )
+            if lease.role not in SHARED_ROLES:
+                raise LeaseError(
+                    f"lease {lease.name} belongs to client '{lease.client}', and this is '{self.client_name}'; its "
+                    f"owner can share it with: jmp update lease {lease.name} --share {self.client_name}, or hand it "
+                    f"over with: jmp update lease {lease.name} --to-client {self.client_name}"
+                )
+            # Only its owner may give it back.
+            self.role, self.release = lease.role, False
         self._check_not_ended(lease)
 
     def _check_not_ended(self, lease: LeaseState) -> None:
         reason = end_reason(lease)
         if reason is None:
             return
-        ended = f" at {lease.effective_end_time:%Y-%m-%d %H:%M:%S}" if lease.effective_end_time else ""
+        ended = f" at {lease.here(lease.effective_end_time):{TIME_FORMAT}}" if lease.effective_end_time else ""
         why = condition_message(lease.conditions, "Ready") or reason
         raise LeaseError(f"lease {lease.name} has ended{ended}: {why}; request a new one")
 
@@ -230,42 +234,94 @@ class Lease:
                 tags=self.tags or None,
             )
         except ConnectionError as error:
-            if not _passing(error):
+            if not passing(error):
                 self.name, self._requested = None, False
             raise
         self._answered = True
         self.name = spinner.lease_name = lease.name
         logger.debug("lease %s requested", self.name)
 
-    async def _patiently(self, ask: Callable[[], Any], spinner: LeaseAcquisitionSpinner) -> Any:
-        """Ask the controller, again and again while it can't be reached."""
-        delay = RETRY_FIRST
+    async def _acquire(self, spinner: LeaseAcquisitionSpinner) -> None:
+        """Wait for the exporter, with the wait being shown."""
+        states: list[LeaseState] = []
+        failure: Exception | None = None
+        self._looked = self._clock.monotonic()
+        async with create_task_group() as tasks:
+            tasks.start_soon(spinner.keep_current)
+            try:
+                states.append(await self._wait(spinner))
+            except Exception as error:  # noqa: BLE001 (raised again below, outside of the task group)
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        await self._describe_exporter(states[0])
+
+    async def _wait(self, spinner: LeaseAcquisitionSpinner) -> LeaseState:
+        """Return the state with the exporter: told by the controller or, where it can't tell, found by looking."""
+        looking, waits, polls = False, pauses(), self._poll_pauses()
         while True:
             try:
-                return await ask()
+                state = await (self._look(spinner) if looking else self._follow(spinner))
+                if state is not None:
+                    return state
+                waits, text = pauses(), "" if looking else "the controller ended the watch"
             except ConnectionError as error:
-                if not _passing(error):
+                if error.status == "UNIMPLEMENTED" and not looking:
+                    looking = True
+                    continue
+                if not passing(error):
                     raise
-                spinner.update_status(f"{error.message}; trying again")
-            await sleep(delay * random.uniform(0.5, 1))
-            delay = min(delay * 2, RETRY_LONGEST)
+                text = error.message
+            if text:
+                spinner.update_status(f"{text}; still waiting, trying again")
+            await sleep(next(waits) if text else next(polls))
 
-    async def _acquire(self, spinner: LeaseAcquisitionSpinner) -> None:
-        delay, looked = FIRST_POLL, self._clock.monotonic()
+    async def _follow(self, spinner: LeaseAcquisitionSpinner) -> LeaseState | None:
+        """Follow the lease; None when the controller ended that without having granted it."""
+        name = self._name
+        async with aclosing(self.svc.watch_lease(name)) as states:
+            async for state in states:
+                if state.now is not None:
+                    self._clock.observe(state.now, ANSWER_DELAY)
+                if await self._judge(state, spinner):
+                    return state
+                if self._name != name:
+                    return await self._follow(spinner)
+        return None
+
+    async def _look(self, spinner: LeaseAcquisitionSpinner) -> LeaseState | None:
+        state = LeaseState.of(await self.get(), self.client_name)
+        if not await self._judge(state, spinner):
+            self._looked = self._clock.monotonic()
+            return None
+        if self._requested and state.effective_begin_time is not None:
+            self._clock.observe(state.effective_begin_time, self._clock.monotonic() - self._looked)
+        return state
+
+    @staticmethod
+    def _poll_pauses() -> Generator[float, None, None]:
+        delay = FIRST_POLL
         while True:
-            lease: LeaseState = await self._patiently(self.get, spinner)
-            self._check_not_ended(lease)
-            if condition_true(lease.conditions, "Ready"):
-                break
-            if await self._recreated(lease, spinner):
-                continue
-            spinner.update_status(self._waiting_for(lease))
-            looked = self._clock.monotonic()
-            await sleep(delay)
+            yield delay
             delay = min(delay * 1.5, LONGEST_POLL)
-        if self._requested and lease.effective_begin_time is not None:
-            self._clock.observe(lease.effective_begin_time, self._clock.monotonic() - looked)
-        await self._describe_exporter(lease)
+
+    async def _judge(self, state: LeaseState, spinner: LeaseAcquisitionSpinner) -> bool:
+        """Tell whether the lease has its exporter; show what it waits for.
+
+        Raises:
+            LeaseError: it will never have it.
+        """
+        self._check_not_ended(state)
+        if condition_true(state.conditions, "Ready"):
+            return True
+        if not await self._recreated(state, spinner):
+            if state.ended:
+                raise LeaseError(f"lease {state.name} has ended: {state.reason or 'no reason given'}")
+            spinner.update_status(
+                f"waiting: {state.waiting_text(remaining=False)}", lambda: f"waiting: {state.waiting_text()}"
+            )
+        return False
 
     async def _recreated(self, lease: LeaseState, spinner: LeaseAcquisitionSpinner) -> bool:
         """Raise what a condition says against this lease; True when a new lease was made in its place."""
@@ -290,11 +346,6 @@ class Lease:
             )
         return False
 
-    @staticmethod
-    def _waiting_for(lease: LeaseState) -> str:
-        message = condition_message(lease.conditions, "Pending")
-        return f"waiting: {message}" if message else "waiting for an exporter"
-
     async def _describe_exporter(self, lease: LeaseState) -> None:
         self.exporter_name = lease.exporter or self.exporter_name
         if not lease.exporter:
@@ -318,7 +369,7 @@ class Lease:
         """Give the lease back, also while being cancelled; failing that, it ends by its duration."""
         if self.lease_transferred:
             return
-        delay = RETRY_FIRST
+        waits = pauses()
         self._requested = False
         reason = "the controller gave no answer"
         with move_on_after(timeout, shield=True):
@@ -327,7 +378,7 @@ class Lease:
                     await self.svc.DeleteLease(name=self._name)
                     return
                 except ConnectionError as error:
-                    if not _passing(error):
+                    if not passing(error):
                         # It has ended by itself, or is not ours any more: what was wanted, or not to be changed.
                         logger.debug("lease %s was not released: %s", self.name, error)
                         return
@@ -335,8 +386,7 @@ class Lease:
                 except grpc.aio.UsageError as error:
                     reason = str(error)  # the channel was closed before the lease
                     break
-                await sleep(delay)
-                delay = min(delay * 2, RETRY_LONGEST)
+                await sleep(next(waits))
         logger.warning("lease %s could not be released and ends by its duration: %s", self.name, reason)
 
     def __enter__(self) -> Self:
@@ -397,10 +447,14 @@ class Lease:
         """Raise unless the exporter may be reachable in a moment."""
         if error.status == "PERMISSION_DENIED" or "permission denied" in error.details.lower():
             self.lease_transferred = True
+            if self.role != "owner":
+                raise ConnectionError(
+                    f"lease {self.name} is not shared with this client any more, so its exporter can't be reached"
+                ) from None
             raise ConnectionError(
                 f"lease {self.name} belongs to another client now, so its exporter can't be reached any more"
             ) from None
-        if error.status == "UNAVAILABLE" and _passing(error):
+        if error.status == "UNAVAILABLE" and passing(error):
             return
         if error.status == "FAILED_PRECONDITION":
             if "not ready" in error.details.lower():

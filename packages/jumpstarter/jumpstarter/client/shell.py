@@ -191,13 +191,14 @@ def lease_ending_handler(process: subprocess.Popen[bytes], lease: Any, remaining
     """
     if remaining > timedelta(0):
         minutes, seconds = divmod(int(remaining.total_seconds()), 60)
+        notice = getattr(lease, "ending_notice", None)
+        if not isinstance(notice, str) or not notice:
+            notice = (
+                f"Lease {lease.name} ends in {minutes} min {seconds:02} s; to keep it: "
+                f"jmp update lease {lease.name} --duration ..."
+            )
         # The terminal may be in raw mode, where a new line does not return to the first column.
-        print(
-            f"\r\nLease {lease.name} ends in {minutes} min {seconds:02} s; to keep it: "
-            f"jmp update lease {lease.name} --duration ...\r",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"\r\n{notice[:1].upper()}{notice[1:]}\r", file=sys.stderr, flush=True)
     elif process.poll() is None:
         process.send_signal(signal.SIGHUP)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from jumpstarter.client.controller import Calls
 from jumpstarter.client.controller.exporters import ExporterCalls
+from jumpstarter.client.controller.following import FollowingCalls
 from jumpstarter.client.controller.leases import LeaseCalls
 from jumpstarter.client.controller.tokens import TokenCalls
 
@@ -57,7 +58,7 @@ def _blocking_outside_loops(
     return either
 
 
-class ControllerClient(ExporterCalls, LeaseCalls, TokenCalls):
+class ControllerClient(ExporterCalls, LeaseCalls, TokenCalls, FollowingCalls):
     """The part of a client config that reaches the controller; the config gives it what it declares here."""
 
     if TYPE_CHECKING:
@@ -108,6 +109,10 @@ class ControllerClient(ExporterCalls, LeaseCalls, TokenCalls):
     update_lease = _blocking_outside_loops(LeaseCalls.update_lease)
     delete_lease = _blocking_outside_loops(LeaseCalls.delete_lease)
     rotate_token = _blocking_outside_loops(TokenCalls.rotate_token)
+    lease_state = _blocking_outside_loops(FollowingCalls.lease_state)
+    list_lease_states = _blocking_outside_loops(FollowingCalls.list_lease_states)
+    list_exporter_states = _blocking_outside_loops(FollowingCalls.list_exporter_states)
+    share_lease = _blocking_outside_loops(FollowingCalls.share_lease)
 
     @contextmanager
     def lease(

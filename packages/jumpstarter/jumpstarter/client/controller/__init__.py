@@ -13,12 +13,23 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 RPC_TIMEOUT = 60.0
 """Seconds that the controller may take to answer."""
 PAGE_SIZE = 100
 """Objects that are asked for at a time."""
+
+_without_lab_service: WeakSet[Any] = WeakSet()
+"""Channels to controllers that are known not to have `LabService`."""
+
+
+class LabService(NamedTuple):
+    """The stub of `jumpstarter.lab.v1.LabService`, and the module of its messages, `lab_pb2`."""
+
+    stub: Any
+    pb: Any
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,21 @@ class Calls:
     """Module of the messages, `client_pb2`."""
     parent: str
     """`namespaces/<namespace>`."""
+    channel: Any = None
+
+    @property
+    def lab(self) -> LabService | None:
+        """The service for what the published protocol has no words for; None for a controller that lacks it."""
+        if self.channel is None or self.channel in _without_lab_service:
+            return None
+        from jumpstarter_protocol.jumpstarter.lab.v1 import lab_pb2, lab_pb2_grpc
+
+        return LabService(lab_pb2_grpc.LabServiceStub(self.channel), lab_pb2)
+
+    def note_missing_lab(self) -> None:
+        """Remember, for as long as there is the channel, that its controller has no `LabService`."""
+        if self.channel is not None:
+            _without_lab_service.add(self.channel)
 
     async def unary(self, rpc: str, request: Any) -> Any:
         """Send the request of a unary rpc and return the answer."""

@@ -48,13 +48,7 @@ class ExporterCalls(Asking):
         from ..records import ExporterList
 
         async with self._calls() as calls:
-            exporters = await all_pages(
-                lambda token: exporter_page(calls, page_size, token, filter, show_hidden_labels),
-                lambda page: page.exporters,
-            )
-            if include_leases:
-                held = {lease.exporter: lease for lease in await every_lease(calls) if lease.is_ready()}
-                exporters = [exporter.model_copy(update={"lease": held.get(exporter.name)}) for exporter in exporters]
+            exporters = await every_exporter(calls, filter, show_hidden_labels, page_size, include_leases)
         return ExporterList(
             exporters=exporters,
             next_page_token=None,
@@ -83,3 +77,21 @@ async def exporter_page(
         show_hidden_labels=show_hidden_labels,
     )
     return ExporterList.from_protobuf(await calls.unary("ListExporters", request))
+
+
+async def every_exporter(
+    calls: Calls,
+    filter: str | None = None,
+    show_hidden_labels: bool = False,
+    page_size: int = PAGE_SIZE,
+    include_leases: bool = False,
+) -> list[Exporter]:
+    """Return the exporters of all pages, with the leases that hold them if asked."""
+    exporters: list[Exporter] = await all_pages(
+        lambda token: exporter_page(calls, page_size, token, filter, show_hidden_labels),
+        lambda page: page.exporters,
+    )
+    if not include_leases:
+        return exporters
+    held = {lease.exporter: lease for lease in await every_lease(calls) if lease.is_ready()}
+    return [exporter.model_copy(update={"lease": held.get(exporter.name)}) for exporter in exporters]
