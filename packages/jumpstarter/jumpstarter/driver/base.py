@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABCMeta, abstractmethod
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
@@ -105,15 +105,13 @@ class Driver(Metadata, metaclass=ABCMeta):
 
         return await driver_call(self, request, context)
 
-    async def StreamingDriverCall(
+    def StreamingDriverCall(
         self, request: jumpstarter_pb2.StreamingDriverCallRequest, context: Any
     ) -> AsyncGenerator[Any, None]:
         """Serve one call of an exported generator."""
         from .dispatch import streaming_driver_call
 
-        async with aclosing(streaming_driver_call(self, request, context)) as items:
-            async for item in items:
-                yield item
+        return streaming_driver_call(self, request, context)
 
     @asynccontextmanager
     async def Stream(

@@ -22,7 +22,7 @@ from jumpstarter.common.exceptions import JumpstarterException
 from jumpstarter.common.serde import decode_value, write_value
 
 from .decorators import MARKER_DRIVERCALL, MARKER_STREAMING_DRIVERCALL
-from .methods import ExportedMethod, MethodNotExported, accepts, find_method
+from .methods import MethodNotExported, accepts, find_method
 
 MAX_DETAILS = 3000
 """Characters of an error's text that fit into a gRPC status."""
@@ -63,9 +63,14 @@ async def streaming_driver_call(
     try:
         bound, method = find_method(driver, request.method, MARKER_STREAMING_DRIVERCALL)
         arguments = method.adapt([decode_value(argument) for argument in request.args])
-        async with aclosing(_items(bound, method, arguments)) as items:
-            async for item in items:
-                yield item
+        if method.is_async_generator:
+            async with aclosing(bound(*arguments)) as items:
+                async for item in items:
+                    yield _respond(item)
+        else:
+            async with aclosing(_blocking_items(bound, arguments)) as responses:
+                async for response in responses:
+                    yield response
     except Exception as error:  # noqa: BLE001 (whatever a driver raises is for the client to see)
         await abort_with(context, driver, request, error)
 
@@ -74,19 +79,6 @@ def _respond(item: Any) -> StreamingDriverCallResponse:
     response = StreamingDriverCallResponse()
     write_value(response.result, item)
     return response
-
-
-async def _items(
-    bound: Callable[..., Any], method: ExportedMethod, arguments: list[Any]
-) -> AsyncGenerator[StreamingDriverCallResponse, None]:
-    if not method.is_async_generator:
-        async with aclosing(_blocking_items(bound, arguments)) as items:
-            async for item in items:
-                yield item
-        return
-    async with aclosing(bound(*arguments)) as generator:
-        async for item in generator:
-            yield _respond(item)
 
 
 async def _blocking_items(
