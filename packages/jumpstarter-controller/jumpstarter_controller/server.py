@@ -1,0 +1,276 @@
+"""A whole lab in one process: store, rules, identities, router and services, assembled and taken apart in order."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import grpc
+
+from .clock import Clock, SystemClock
+from .identity.authenticate import Authenticator
+from .identity.authority import Authority
+from .identity.certificates import Files, Issued, ServerCertificates
+from .identity.keys import Keys
+from .identity.streams import StreamTokens
+from .lab import Lab
+from .listening import Keepalive, bind, join_address, split_address
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .router.claims import Claims
+    from .router.pool import RouterPool, StaticRouter
+    from .router.service import Relay
+    from .services.assembly import Health
+    from .services.rpc import Guard
+    from .services.switchboard import Switchboard
+    from .store.base import Store
+
+logger = logging.getLogger(__name__)
+
+STORE_FILE = "lab.db"
+"""Name of the store in the data folder."""
+
+STOP_TIMEOUT = 5.0
+"""Seconds that calls get for ending when the server stops."""
+
+UNSPECIFIED = ("", "0.0.0.0", "::")
+"""Hosts that mean all addresses of the machine, so nobody can dial them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoints:
+    """Where a server listens, and what peers are told to dial."""
+
+    listen: str = "127.0.0.1:8082"
+    """Address of the services, `host:port`; port 0 for a free one, an empty host for all addresses."""
+    endpoint: str = ""
+    """What peers dial, `host:port`; empty for the address that is listened on."""
+    router_listen: str = ""
+    """Address of the router, when it is to have a port of its own."""
+    router_endpoint: str = ""
+    """What peers dial for streams; empty for the router's own address, or the endpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnCertificate:
+    """A certificate that an administrator looks after."""
+
+    certificate: Path
+    """PEM, with what leads to the root."""
+    key: Path
+    """PEM, without passphrase."""
+    ca: Path | None = None
+    """What peers have to trust; None for what the certificate file says, or the roots of their systems."""
+
+
+class LabServer:
+    """A lab that serves while the asynchronous context is open.
+
+    Args:
+        folder: holds what has to be kept; made for its owner alone when it isn't there.
+        endpoints: where it is reached.
+        own_certificate: None for certificates of an authority of its own.
+        store: of the records; None for SQLite in the folder. Is opened and closed here.
+        keepalive: how connections are kept.
+        static_routers: routers that know the key of stream tokens by their own means.
+        grace: seconds that streams through the router get for ending when the server stops.
+        reflection: tell callers what the services are like.
+
+    Raises, when it is entered:
+        ConfigurationError: an address or a certificate can't be used, or a setting is wrong.
+        StoreError: the store can't be opened.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings | None = None,
+        *,
+        endpoints: Endpoints | None = None,
+        own_certificate: OwnCertificate | None = None,
+        store: Store | None = None,
+        clock: Clock | None = None,
+        keepalive: Keepalive | None = None,
+        static_routers: Sequence[StaticRouter] = (),
+        grace: float = 0.0,
+        reflection: bool = True,
+    ) -> None:
+        self.folder = Path(folder)
+        self.settings = settings or Settings()
+        self.clock: Clock = clock or SystemClock()
+        self.version = version("jumpstarter-controller")
+        self.store: Store
+        self.lab: Lab
+        self.keys: Keys
+        self.authenticator: Authenticator
+        self.certificates: ServerCertificates
+        self.relay: Relay
+        self.routers: RouterPool
+        self.switchboard: Switchboard
+        self.port = 0
+        """Port of the services."""
+        self.endpoint = ""
+        """What peers dial."""
+        self.router_endpoint = ""
+        self._given_store = store
+        self._endpoints = endpoints or Endpoints()
+        self._own_certificate = own_certificate
+        self._keepalive = keepalive or Keepalive()
+        self._static_routers = tuple(static_routers)
+        self._grace = grace
+        self._reflection = reflection
+        self._exit: AsyncExitStack | None = None
+
+    @property
+    def ca(self) -> str:
+        """What peers have to trust, as PEM; empty when the roots of their systems are enough."""
+        return self.certificates.ca.decode()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._running())
+            self._exit = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._exit is not None
+        return await self._exit.__aexit__(kind, error, traceback)
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncGenerator[None, None]:
+        self.store = self._given_store or self._sqlite()
+        async with self.store, AsyncExitStack() as stack:
+            self.keys = await Keys.load(self.store, self.clock)
+            server, router = self._server(), self._server()
+            if not self._endpoints.router_listen:
+                router = server
+            # Listened on before the records are read: peers of a server that starts again wait, and aren't refused.
+            await self._listen(server, router)
+            self.lab = Lab(self.store, self.settings, self.clock)
+            await stack.enter_async_context(self.lab.run())
+            guard, health = self._assemble(server, router)
+            await stack.enter_async_context(_background(self.keys.keep_fresh, guard.keep_watch, self.routers.run))
+            await stack.enter_async_context(self.switchboard.running())
+            servers = list(dict.fromkeys((server, router)))
+            try:
+                for each in servers:
+                    await each.start()
+                await health.set(ready=True)
+                logger.info("the lab is served at %s", self.endpoint)
+                yield
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._stop(guard, health, servers)
+
+    def _sqlite(self) -> Store:
+        from .store.sqlite import SQLiteStore
+
+        return SQLiteStore(self.folder / STORE_FILE, clock=self.clock)
+
+    def _server(self) -> grpc.aio.Server:
+        return grpc.aio.server(options=self._keepalive.options())
+
+    # -- where it is reached ---------------------------------------------------------------------
+
+    async def _listen(self, services: grpc.aio.Server, router: grpc.aio.Server) -> None:
+        where = self._endpoints
+        hosts = [_reachable(split_address(address)[0]) for address in (where.listen, where.router_listen) if address]
+        hosts += [split_address(told, "endpoint")[0] for told in (where.endpoint, where.router_endpoint) if told]
+        self.certificates = ServerCertificates(await self._certificate_source(list(dict.fromkeys(hosts))))
+        credentials = self.certificates.grpc_credentials()
+        self.port = bind(services, where.listen, credentials)
+        self.endpoint = where.endpoint or _told(where.listen, self.port)
+        self.router_endpoint = where.router_endpoint or self.endpoint
+        if where.router_listen:
+            port = bind(router, where.router_listen, credentials)
+            self.router_endpoint = where.router_endpoint or _told(where.router_listen, port)
+
+    async def _certificate_source(self, hosts: Sequence[str]) -> Files | Issued:
+        own = self._own_certificate
+        if own is not None:
+            return Files(own.certificate, own.key, hosts, self.clock, ca=own.ca)
+        return Issued(await Authority.load(self.store, self.clock), hosts, self.clock)
+
+    # -- what is served --------------------------------------------------------------------------
+
+    def _assemble(self, server: grpc.aio.Server, router: grpc.aio.Server) -> tuple[Guard, Health]:
+        from .router.pool import RouterPool
+        from .router.service import Relay
+        from .services.assembly import Health, Parts, add_reflection, add_services
+        from .services.rpc import Guard
+        from .services.switchboard import Switchboard
+
+        self.authenticator = Authenticator(self.lab, self.keys, self.settings)
+        tokens = StreamTokens(self.keys.stream, self.clock)
+        self.relay = Relay(partial(_verify, tokens))
+        self.routers = RouterPool(self.keys.stream, self._static_routers)
+        self.routers.add_built_in(self.relay, self.router_endpoint)
+        self.switchboard = Switchboard(self.lab, tokens, self.routers)
+        guard = Guard(self.authenticator)
+        parts = Parts(
+            lab=self.lab,
+            tokens=self.authenticator.tokens,
+            switchboard=self.switchboard,
+            routers=self.routers,
+            version=self.version,
+            endpoint=self.endpoint,
+            ca=self.ca,
+        )
+        add_services(server, guard, parts)
+        router.add_generic_rpc_handlers((self.relay,))
+        health = Health(server, router)
+        if self._reflection:
+            add_reflection(server)
+        return guard, health
+
+    async def _stop(self, guard: Guard, health: Health, servers: Sequence[grpc.aio.Server]) -> None:
+        await health.set(ready=False)
+        guard.close()
+        await self.relay.stop(self._grace)
+        async with anyio.create_task_group() as tasks:
+            for server in servers:
+                tasks.start_soon(server.stop, STOP_TIMEOUT)
+
+
+@asynccontextmanager
+async def _background(*tasks: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenerator[None, None]:
+    """Run tasks that end when they are cancelled while the body runs."""
+    async with anyio.create_task_group() as group:
+        for task in tasks:
+            group.start_soon(task)
+        yield
+        group.cancel_scope.cancel()
+
+
+def _verify(tokens: StreamTokens, token: str) -> Claims:
+    from .router.claims import Claims
+
+    said = tokens.verify(token)
+    return Claims(
+        stream=said.stream,
+        side=said.side,
+        lease=said.lease,
+        client=said.client,
+        exporter=said.exporter,
+        role=said.role,
+    )
+
+
+def _reachable(host: str) -> str:
+    return socket.gethostname() if host in UNSPECIFIED else host
+
+
+def _told(address: str, port: int) -> str:
+    return join_address(_reachable(split_address(address)[0]), port)
