@@ -204,6 +204,8 @@ def _describe_jumpstarter(error: BaseException) -> Failure | None:
     if known is None or not isinstance(error, known.JumpstarterException):
         return None
     reason = getattr(error, "reason", None)
+    if (refused := _describe_refusal(error, reason)) is not None:
+        return refused
     if not reason or not isinstance(reason, str):
         names = (kind.__name__ for kind in type(error).__mro__)
         reason = next((_CLASS_REASONS[name] for name in names if name in _CLASS_REASONS), "failed")
@@ -211,6 +213,24 @@ def _describe_jumpstarter(error: BaseException) -> Failure | None:
     if not isinstance(hint, str):
         hint = _GRPC_FAILURES["UNAVAILABLE"][2] if reason == "connection" else None
     return Failure(reason, _one_text(error), hint)
+
+
+def _describe_refusal(error: Any, reason: Any) -> Failure | None:
+    """Return what to tell of a refused call: by the controller's own reason, or else by the status."""
+    status = getattr(error, "status", None)
+    if not isinstance(status, str) or not status:
+        return None
+    if isinstance(reason, str) and reason.isupper():
+        from .refusals import HINTS, reason_word
+
+        return Failure(reason_word(reason), " ".join(str(error.message).split()), HINTS.get(reason))
+    if status == "UNKNOWN":
+        # What went wrong stands in the text alone, and it was not the connection.
+        return Failure("connection", _one_text(error))
+    if status in _GRPC_FAILURES and status != "UNAVAILABLE":
+        word, _, hint = _GRPC_FAILURES[status]
+        return Failure(word, _one_text(error), hint)
+    return None
 
 
 def _one_text(error: Any) -> str:

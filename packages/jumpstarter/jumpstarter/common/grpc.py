@@ -310,9 +310,12 @@ def _translated(error: grpc.RpcError) -> ConnectionError:
     status = code.name if code is not None else "UNKNOWN"
     details = (error.details() if code is not None else str(error)) or ""
     meaning = _MEANINGS.get(status, f"the controller answered with the status {status}")
-    translated = ConnectionError(f"{meaning}: {details}" if details else meaning)
+    reason, metadata = _error_info(error)
+    # Details that come with a reason are written for users; others want an introduction.
+    text = details if reason and details else f"{meaning}: {details}" if details else meaning
+    translated = ConnectionError(text)
     translated.status, translated.details = status, details
-    translated.reason, translated.metadata = _error_info(error)
+    translated.reason, translated.metadata = reason, metadata
     return translated
 
 

@@ -154,6 +154,13 @@ def _check_connection(config: Any) -> None:
         )
 
 
+RECONNECTING: dict[str, Any] = {
+    "grpc.initial_reconnect_backoff_ms": 200,
+    "grpc.max_reconnect_backoff_ms": 5000,
+}
+"""Options that bring a channel back soon after its controller was away; gRPC itself waits for up to two minutes."""
+
+
 async def controller_channel(kind: str, config: Any) -> grpc.aio.Channel:
     """Open a channel to the controller of a client or exporter config.
 
@@ -173,4 +180,4 @@ async def controller_channel(kind: str, config: Any) -> grpc.aio.Channel:
         await ssl_channel_credentials(config.endpoint, config.tls),
         call_credentials(kind, config.metadata, config.token),
     )
-    return aio_secure_channel(config.endpoint, credentials, config.grpcOptions)
+    return aio_secure_channel(config.endpoint, credentials, RECONNECTING | dict(config.grpcOptions or {}))
