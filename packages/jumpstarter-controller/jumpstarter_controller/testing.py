@@ -15,7 +15,7 @@ from jumpstarter_protocol import admin_pb2_grpc, client_pb2_grpc, jumpstarter_pb
 
 from .identity.issuing import issue_token
 from .lab import Actor, Lab
-from .model.records import Account, Exporter, Key, Kind, Meta, Policy, Rule
+from .model.records import Account, Exporter, ExporterStatus, Key, Kind, Meta, Policy, Rule
 from .model.selector import Selector, parse
 from .server import Endpoints, LabServer
 from .settings import Settings
@@ -203,7 +203,7 @@ class RunningLab:
     async def serving_exporter(
         self, name: str = "board", export: Mapping[str, Any] | None = None, *, login: Login | None = None, **config: Any
     ) -> AsyncGenerator[Any, None]:
-        """Run an exporter, a real one, in this process; yields it when it is registered.
+        """Run an exporter, a real one, in this process; yields it when it can be leased.
 
         Args:
             export: its drivers, as in a config.
@@ -214,14 +214,38 @@ class RunningLab:
         from jumpstarter.config.serving import exporter_for
 
         login = login or await self.exporter(name)
+        failure: Exception | None = None
         async with (
             exporter_for(login.exporter_config(export, **config), standalone=False) as exporter,
             anyio.create_task_group() as tasks,
         ):
             await tasks.start(lambda *, task_status: exporter.serve(task_status=task_status))
-            yield exporter
+            await self.until(login.key, lambda record: record.online and record.status is ExporterStatus.AVAILABLE)
+            try:
+                yield exporter
+            except Exception as error:  # noqa: BLE001 (raised again below, outside of the task group)
+                failure = error
             exporter.stop(should_unregister=True)
             tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def until(self, key: Key, condition: Callable[[Any], bool], patience: float = 20.0) -> Any:
+        """Wait until an account or a lease is as wanted, and return it then.
+
+        Raises:
+            TimeoutError: it did not become so in time; the text tells how it is.
+        """
+        import anyio
+
+        record: Any = None
+        with anyio.move_on_after(patience):
+            async with self.lab.follow(key) as changes:
+                async for _ in changes:
+                    record = await self.lab.lease(key) if key.kind is Kind.LEASE else self.lab.account(key)
+                    if record is not None and condition(record):
+                        return record
+        raise TimeoutError(f"{key} is not as it should be after {patience:g} s: {record}")
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -16,11 +16,10 @@ from ..identity.tokens import Tokens
 from ..lab import Lab
 from ..model.names import check_labels, check_name, check_namespace
 from ..model.records import Account, Exporter, Key, Kind, Lease, Meta, Policy
-from ..router.pool import RouterState
 from . import convert, convert_admin, paging
 from .access import parse_key, parse_namespace
 from .controller import StatusStreams
-from .convert_admin import account_message, audit_message, kind_of, policy_message, policy_of, router_message
+from .convert_admin import account_message, audit_message, kind_of, policy_message, policy_of
 from .errors import Said
 from .rpc import Call
 
@@ -38,7 +37,7 @@ LARGEST_AUDIT_PAGE = 1000
 class ListsRouters(Protocol):
     """What knows the routers, see `router.pool.RouterPool`."""
 
-    def states(self) -> Sequence[RouterState]: ...
+    def describe(self) -> Iterable[admin_pb2.Router]: ...
 
 
 @dataclass
@@ -262,15 +261,14 @@ class AdminService:
         )
 
     async def ListRouters(self, call: Call, request: Any) -> Any:
-        now = self.lab.clock.now()
-        states = self.routers.states()
-        known = {state.name for state in states}
+        routers = list(self.routers.describe())
+        known = {router.name for router in routers}
         away = [
             admin_pb2.Router(name=account.meta.name, labels=dict(account.meta.labels))
             for account in self.lab.accounts(Kind.ROUTER)
             if account.meta.name not in known
         ]
-        return admin_pb2.ListRoutersResponse(routers=[*(router_message(state, now) for state in states), *away])
+        return admin_pb2.ListRoutersResponse(routers=[*routers, *away])
 
     # -- names -----------------------------------------------------------------------------------
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from jumpstarter_protocol import admin_pb2, lab_pb2
 
 from ..errors import Code
 from ..model.records import Account, AuditEntry, Exporter, Kind, Meta, Policy, Rule
-from ..router.pool import RouterState
 from .convert import duration, length_of, selector_message, selector_of_message, timestamp
 from .errors import Said
 
@@ -155,20 +154,4 @@ def audit_message(entry: AuditEntry) -> admin_pb2.AuditEntry:
         details={key: str(value) for key, value in entry.details.items()},
     )
     message.time.CopyFrom(timestamp(entry.time))
-    return message
-
-
-def router_message(state: RouterState, now: datetime) -> admin_pb2.Router:
-    """Return what is known of a router now."""
-    message = admin_pb2.Router(
-        name=state.name,
-        endpoint=state.endpoint,
-        labels=dict(state.labels),
-        online=state.alive,
-        streams=state.streams,
-        bytes_per_second=state.bytes_per_second,
-        draining=state.draining,
-    )
-    if state.alive:
-        message.last_seen.CopyFrom(timestamp(now))
     return message

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 DETAILS_KEY = "grpc-status-details-bin"
 """Trailing metadata that holds a `google.rpc.Status`, as all gRPC implementations have it."""
 
-LONGEST_MESSAGE = 3000
-LONGEST_VALUE = 400
+LONGEST_MESSAGE = 2000
+LONGEST_VALUE = 256
 """Characters of a message and of a value of the metadata; peers take 8 KiB of trailing metadata in all."""
 
 STATUS = {code: status for status in grpc.StatusCode for code in Code if status.value[0] == code.value}
@@ -104,7 +104,7 @@ def details(error: Refused) -> Status:
     from google.rpc.status_pb2 import Status
 
     status = Status(code=error.code.value, message=_cut(error.message, LONGEST_MESSAGE))
-    metadata = {key: _cut(value, LONGEST_VALUE) for key, value in list(error.metadata.items())[:16]}
+    metadata = {key: _cut(value, LONGEST_VALUE) for key, value in list(error.metadata.items())[:8]}
     status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
     return status
 

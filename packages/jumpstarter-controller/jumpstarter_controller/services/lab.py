@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from jumpstarter_protocol import lab_pb2
 
 from ..errors import Code
-from ..lab import Lab, LeaseChange
+from ..lab import Actor, Lab, LeaseChange
 from ..model.records import Exporter, Key, Kind, Lease, Role
 from ..model.selector import Selector
 from . import convert
@@ -43,8 +43,8 @@ ROLES = {
 class ServesRouters(Protocol):
     """What talks with routers on other machines, see `router.pool.RouterPool`."""
 
-    async def serve_router(
-        self, name: str, reports: AsyncIterable[Any], send: Callable[[Any], Awaitable[None]]
+    async def serve(
+        self, actor: Actor, reports: AsyncIterator[Any], write: Callable[[Any], Awaitable[None]]
     ) -> None: ...
 
 
@@ -244,8 +244,8 @@ class LabService:
 
     # -- routers ---------------------------------------------------------------------------------
 
-    async def ServeRouter(self, call: Call, requests: AsyncIterable[Any]) -> None:
-        await self.routers.serve_router(call.caller.name, requests, call.write)
+    async def ServeRouter(self, call: Call, requests: AsyncIterator[Any]) -> None:
+        await self.routers.serve(call.actor, requests, call.write)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Protocol
 from uuid import uuid4
@@ -21,11 +24,19 @@ from .queues import Closed, Full, NoListener, Queues
 if TYPE_CHECKING:
     from ..lab import Lab
 
+logger = logging.getLogger(__name__)
+
 READY_PATIENCE = 27.5
 """Seconds for which a dial waits until the exporter has taken note of its lease; 0.9 clients give up after 30."""
 
 LISTENER_PATIENCE = 5.0
 """Seconds for which a dial waits for the exporter's listener."""
+
+TOKEN_LIFE = 30 * 60.0
+"""Seconds after which a stream token that was not used is worth nothing."""
+
+MOST_UNUSED = 4096
+"""Stream tokens per lease that are remembered, for taking them back."""
 
 Offer = jumpstarter_pb2.ListenResponse
 
@@ -41,17 +52,33 @@ class StreamTokens(Protocol):
 class Routers(Protocol):
     """What knows the routers, see `router.pool.RouterPool`."""
 
-    def choose(self, exporter_labels: Mapping[str, str]) -> str:
+    def choose(self, exporter: Exporter) -> str:
         """Return the endpoint of the router that suits an exporter best; Refused when there is none."""
         ...
 
-    def issued(self, stream: str, lease: str, client: str = "") -> None:
-        """Take note of a stream that a client may open."""
+    def cut(self, streams: Iterable[str]) -> object:
+        """Have all routers end streams, and refuse their tokens."""
         ...
 
-    def cut_lease(self, lease: str, client: str = "") -> None:
-        """Have all routers end the streams of a lease, or of one client of it, and refuse unused tokens."""
+    def cut_lease(self, lease: str, client: str = "") -> object:
+        """Have all routers end the open streams of a lease, or of one client of it."""
         ...
+
+
+@dataclass(frozen=True)
+class _Grant:
+    stream: str
+    client: str
+    role: str
+    until: float
+
+
+@dataclass(eq=False)
+class _Grants:
+    """What was granted in one lease: roles by client name, and the tokens that may be unused."""
+
+    roles: dict[str, str] = field(default_factory=dict)
+    unused: deque[_Grant] = field(default_factory=lambda: deque(maxlen=MOST_UNUSED))
 
 
 def lease_claim(key: Key) -> str:
@@ -82,8 +109,7 @@ class Switchboard:
         self._routers = routers
         self._ready_patience = ready_patience
         self._listener_patience = listener_patience
-        self._roles: dict[Key, dict[str, str]] = {}
-        """What was granted in each lease: roles by client."""
+        self._grants: dict[Key, _Grants] = {}
         self._listening: dict[Key, dict[Key, anyio.CancelScope]] = {}
         self._tasks: TaskGroup | None = None
 
@@ -139,7 +165,7 @@ class Switchboard:
         exporter, role = await self._when_ready(client, key)
         if role == Role.WATCHER and not keeps_watchers_from_driving(exporter):
             raise roles_not_enforced(key, exporter)
-        endpoint, stream = self._routers.choose(exporter.meta.labels), str(uuid4())
+        endpoint, stream = self._routers.choose(exporter), str(uuid4())
         sign = partial(
             self._tokens.issue,
             stream,
@@ -149,8 +175,7 @@ class Switchboard:
             role=role,
         )
         # Noted first, so that a change of the lease at any later moment takes it back.
-        self._note(key, client.name, role)
-        self._routers.issued(stream, lease_claim(key), client.name)
+        self._note(key, _Grant(stream, client.name, role, self._lab.clock.monotonic() + TOKEN_LIFE))
         await self._offer(key, Offer(router_endpoint=endpoint, router_token=sign(side="exporter")))
         return jumpstarter_pb2.DialResponse(router_endpoint=endpoint, router_token=sign(side="client"))
 
@@ -225,15 +250,19 @@ class Switchboard:
 
     # -- rights ----------------------------------------------------------------------------------
 
-    def _note(self, key: Key, client: str, role: str) -> None:
-        roles = self._roles.get(key)
-        if roles is None:
-            roles = self._roles[key] = {}
+    def _note(self, key: Key, grant: _Grant) -> None:
+        grants = self._grants.get(key)
+        if grants is None:
+            grants = self._grants[key] = _Grants()
             assert self._tasks is not None, "the switchboard is not running"
-            self._tasks.start_soon(self._watch, key, roles)
-        roles[client] = role
+            self._tasks.start_soon(self._watch, key, grants)
+        now = self._lab.clock.monotonic()
+        while grants.unused and grants.unused[0].until < now:
+            grants.unused.popleft()
+        grants.unused.append(grant)
+        grants.roles[grant.client] = grant.role
 
-    async def _watch(self, key: Key, roles: dict[str, str]) -> None:
+    async def _watch(self, key: Key, grants: _Grants) -> None:
         """Take back what was granted in a lease when it is no one's right any more; ends with the lease."""
         try:
             async with self._lab.follow(key) as changes:
@@ -241,15 +270,24 @@ class Switchboard:
                     lease = self._lab.active_lease(key)
                     if lease is None:
                         return
-                    for name, role in list(roles.items()):
+                    for name, role in list(grants.roles.items()):
                         if self._lab.role(lease, Key(Kind.CLIENT, key.namespace, name)) != role:
-                            del roles[name]
-                            self._routers.cut_lease(lease_claim(key), name)
+                            self._revoke(key, grants, name)
         finally:
-            del self._roles[key]
+            del self._grants[key]
             if self._lab.active_lease(key) is None:
                 self.queues.close(key)
-                self._routers.cut_lease(lease_claim(key))
+                self._revoke(key, grants)
+
+    def _revoke(self, key: Key, grants: _Grants, client: str = "") -> None:
+        lost = [grant for grant in grants.unused if not client or grant.client == client]
+        for grant in lost:
+            grants.unused.remove(grant)
+        grants.roles.pop(client, None)
+        logger.debug("streams of %s %s have lost their right", key, client)
+        self._routers.cut_lease(lease_claim(key), client)
+        if lost:
+            self._routers.cut([grant.stream for grant in lost])
 
 
 def keeps_watchers_from_driving(exporter: Exporter) -> bool:

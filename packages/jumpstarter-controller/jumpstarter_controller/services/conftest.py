@@ -1,0 +1,26 @@
+"""A lab for the tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from jumpstarter_controller.testing import RunningLab, running_lab
+
+
+@pytest.fixture(scope="session")
+async def one_loop() -> AsyncIterator[None]:
+    """Have all tests after this one use the same event loop.
+
+    grpc.aio hands the end of a cancelled call to whichever loop runs next, which fails when the call's own is closed.
+    """
+    yield  # noqa: PT022 (the loop is kept as long as this fixture is)
+
+
+@pytest.fixture
+async def lab(tmp_path: Path, one_loop: None) -> AsyncIterator[RunningLab]:
+    """A lab that serves on the event loop of the test."""
+    async with running_lab(tmp_path, leases={"offline_after": "PT1S"}) as running:
+        yield running
