@@ -112,7 +112,7 @@ class Authenticator:
             async def look_at(moment: datetime) -> None:
                 while not look():
                     remaining = (moment - self._lab.clock.now()).total_seconds()
-                    await anyio.sleep(max(remaining, 0.05))
+                    await self._lab.clock.sleep(max(remaining, 0.05))
 
             timed: datetime | None = None
             async with self._lab.follow(actor.key) as changes:

@@ -13,13 +13,16 @@ from typing import Any
 from jumpstarter.common.exceptions import ConfigurationError
 
 BUILT_IN = frozenset(
-    "size string int uint double bool bytes dyn type timestamp duration matches startsWith endsWith contains"
-    " getFullYear getMonth getDate getDayOfMonth getDayOfWeek getDayOfYear getHours getMinutes getSeconds"
-    " getMilliseconds".split()
+    re.findall(
+        r"\w+",
+        "size string int uint double bool bytes dyn type timestamp duration matches startsWith endsWith contains"
+        " getFullYear getMonth getDate getDayOfMonth getDayOfWeek getDayOfYear getHours getMinutes getSeconds"
+        " getMilliseconds",
+    )
 )
 """Functions of the language itself, which the library doesn't list."""
 
-TYPES = frozenset("bool bytes double int list map null_type string type uint".split())
+TYPES = frozenset(["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"])
 """Names that stand for types."""
 
 _LOOP_VARIABLE = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*(\w+)\s*,")
@@ -76,7 +79,7 @@ class Expression:
         self._add_functions(context)
         try:
             return self._program.execute(context)
-        except (KeyError, ValueError, TypeError, RuntimeError, IndexError, OverflowError) as error:
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
 
     def _missing_functions(self) -> set[str]:

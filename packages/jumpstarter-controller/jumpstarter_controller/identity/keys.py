@@ -150,7 +150,7 @@ class Keys:
         Former keys are dropped when no token of theirs can be valid any more.
         """
         while True:
-            await anyio.sleep(interval.total_seconds())
+            await self._clock.sleep(interval.total_seconds())
             if self._clock.now() - self._stream_made >= STREAM_KEY_LIFE:
                 await self.rotate_stream_key()
             elif len(self.stream.values) > 1:
