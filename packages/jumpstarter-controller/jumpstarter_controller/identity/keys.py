@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ import anyio
 from jumpstarter.common.exceptions import ConfigurationError
 
 from ..clock import Clock
+from ..store.base import StoreError
 
 if TYPE_CHECKING:
     from joserfc.jwk import ECKey
 
     from ..store.base import Store
+
+logger = logging.getLogger(__name__)
 
 ACCOUNT_SECRET = "account-keys"
 """Name of the secret with the keys of account tokens."""
@@ -147,14 +151,17 @@ class Keys:
     async def keep_fresh(self, interval: timedelta = timedelta(hours=1)) -> None:
         """Replace the key of stream tokens when it has become old, until cancelled.
 
-        Former keys are dropped when no token of theirs can be valid any more.
+        Former keys are dropped when no token of theirs can be valid any more, and keys that another controller has
+        changed are taken over. While the store is away the keys stay as they are.
         """
         while True:
             await self._clock.sleep(interval.total_seconds())
-            if self._clock.now() - self._stream_made >= STREAM_KEY_LIFE:
-                await self.rotate_stream_key()
-            elif len(self.stream.values) > 1:
+            try:
                 await self.reload()
+                if self._clock.now() - self._stream_made >= STREAM_KEY_LIFE:
+                    await self.rotate_stream_key()
+            except (StoreError, ConfigurationError) as error:
+                logger.warning("the keys of tokens stay as they are: %s", error)
 
     async def _rotate(self, name: str, make: Callable[[datetime], dict[str, str]], keep: timedelta) -> None:
         now = self._clock.now()

@@ -7,6 +7,7 @@ import anyio
 import pytest
 from jumpstarter.common.exceptions import ConfigurationError
 
+from ..store.base import Unavailable
 from ..store.sqlite import SQLiteStore
 from .keys import ACCOUNT_SECRET, STREAM_KEY_LIFE, Keys, StreamKeys
 
@@ -89,6 +90,26 @@ async def test_an_old_stream_key_is_replaced_and_whoever_waits_is_told(keys, clo
         tasks.cancel_scope.cancel()
 
     assert former not in keys.stream.values
+
+
+async def test_while_the_store_is_away_the_keys_stay_and_are_looked_after_again_later(keys, clock, monkeypatch, caplog):
+    async def away():
+        raise Unavailable("the disk is full")
+
+    former = keys.stream.values
+    async with anyio.create_task_group() as tasks:
+        with monkeypatch.context() as patch:
+            patch.setattr(keys._store, "secrets", away)
+            tasks.start_soon(keys.keep_fresh)
+            await anyio.wait_all_tasks_blocked()
+            clock.advance(STREAM_KEY_LIFE)
+            await anyio.wait_all_tasks_blocked()
+            assert keys.stream.values == former
+            assert "the disk is full" in caplog.text
+        with anyio.fail_after(10):
+            clock.advance(timedelta(hours=1))
+            await keys.stream.changed()
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_damaged_secret_is_named_with_what_to_do(store, clock):

@@ -205,7 +205,7 @@ async def test_an_account_without_credential_refuses_every_token(tokens):
         tokens.check(tokens.verify(token), client())
 
 
-async def test_X01_the_memory_of_verified_tokens_is_bounded_and_holds_no_token(keys, clock):
+async def test_the_memory_of_verified_tokens_is_bounded_and_holds_no_token(keys, clock):
     tokens = Tokens(keys, settings.Tokens(), clock, cache=3)
     issued = [tokens.issue(client(f"c{i}"))[0] for i in range(5)]
 
