@@ -10,8 +10,8 @@ from ..model.records import AuditEntry
 from .codec import decode_details, encode_details, to_number, to_time
 from .sqlite_writer import Transaction
 
-_CHUNK = 1000
-"""So many entries are removed in one transaction; others get a turn in between."""
+_CHUNK = 50
+"""So many entries are removed before looking at the time."""
 
 _COLUMNS = "time, namespace, actor_kind, actor, action, peer, client, exporter, lease, details"
 
@@ -127,21 +127,23 @@ def surplus(connection: sqlite3.Connection, keep: int) -> int:
 
 def collect_chunk(transaction: Transaction, before: datetime | None, surplus: int) -> int:
     """Remove some entries from before a time or up to an id, and return how many; 0 means that all are gone."""
-    connection = transaction.connection
-    old = "time < ?" if before is not None else "0"
-    chosen = [
-        number
-        for (number,) in connection.execute(
-            f"SELECT id FROM (SELECT id FROM audit WHERE {old} UNION SELECT id FROM audit WHERE id <= ?) "
-            "ORDER BY id LIMIT ?",
-            (*((to_number(before),) if before is not None else ()), surplus, _CHUNK),
-        )
-    ]
-    if chosen:
-        connection.execute("INSERT INTO audit_collection VALUES (?)", (chosen[-1],))
-        connection.executemany("DELETE FROM audit WHERE id = ?", ((number,) for number in chosen))
-        connection.execute("DELETE FROM audit_collection")
-    return len(chosen)
+    total = 0
+    while not transaction.long and (chosen := _oldest(transaction.connection, before, surplus)):
+        transaction.connection.execute("INSERT INTO audit_collection VALUES (?)", (max(chosen),))
+        transaction.connection.executemany("DELETE FROM audit WHERE id = ?", ((number,) for number in chosen))
+        transaction.connection.execute("DELETE FROM audit_collection")
+        total += len(chosen)
+    return total
+
+
+def _oldest(connection: sqlite3.Connection, before: datetime | None, surplus: int) -> list[int]:
+    """Return the ids of some entries that may go."""
+    chosen = connection.execute("SELECT id FROM audit WHERE id <= ? ORDER BY id LIMIT ?", (surplus, _CHUNK)).fetchall()
+    if not chosen and before is not None:
+        chosen = connection.execute(
+            "SELECT id FROM audit WHERE time < ? ORDER BY time LIMIT ?", (to_number(before), _CHUNK)
+        ).fetchall()
+    return [number for (number,) in chosen]
 
 
 def _topic(action: str) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sqlite3
+import threading
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ def backups(path: Path) -> list[Path]:
     return sorted(file for file in found if file.suffix == path.suffix and _NAME.match(file.stem))
 
 
-def automatic_backup(path: Path, now: datetime, keep: int) -> Path:
+def automatic_backup(path: Path, now: datetime, keep: int, stop: threading.Event | None = None) -> Path:
     """Make a backup with the time as its name, and remove the oldest ones but `keep`.
 
     Raises:
@@ -51,7 +52,7 @@ def automatic_backup(path: Path, now: datetime, keep: int) -> Path:
             f"takes has to remain for the store itself. Free {(needed - free >> 20) + 1} MiB there."
         )
     target = target_folder / f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}{path.suffix}"
-    backup(path, target, replace=True)
+    backup(path, target, stop, replace=True)
     for old in backups(path)[:-keep]:
         old.unlink(missing_ok=True)
     return target
@@ -69,7 +70,7 @@ def backup_before_migration(path: Path, version: int) -> Path:
     return target
 
 
-def backup(path: Path, target: Path, *, replace: bool = False) -> None:
+def backup(path: Path, target: Path, stop: threading.Event | None = None, *, replace: bool = False) -> None:
     """Copy a store that is in use, as it is at one moment, check the copy, and only then give it its name.
 
     Writers go on meanwhile. The copy has mode 0600 and holds the secrets of the server.
@@ -77,6 +78,7 @@ def backup(path: Path, target: Path, *, replace: bool = False) -> None:
     Args:
         path: the database.
         target: the file to make.
+        stop: gives up when it is set.
         replace: whether a file that is there may be replaced.
 
     Raises:
@@ -89,8 +91,8 @@ def backup(path: Path, target: Path, *, replace: bool = False) -> None:
         # The parent has to exist: a mistyped path should fail, not make folders.
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
         try:
-            _copy(path, partial)
-            verify(partial)
+            _copy(path, partial, stop or threading.Event())
+            verify(partial, stop)
             _sync(partial)
             partial.replace(target)
             _sync(target.parent)
@@ -100,27 +102,33 @@ def backup(path: Path, target: Path, *, replace: bool = False) -> None:
         raise Unavailable(f"The backup {target} of the store {path} could not be made: {error}.") from error
 
 
-def _copy(path: Path, target: Path) -> None:
+def _copy(path: Path, target: Path, stop: threading.Event) -> None:
+    def progress(status: int, remaining: int, total: int) -> None:
+        if stop.is_set():
+            raise StoreError(f"The backup {target} of the store {path} was given up, because the server ends.")
+
     try:
         with closing(connect(path, query_only=True)) as source, closing(sqlite3.connect(target)) as copy:
             # An open read transaction: the copy is of this moment, and isn't begun anew at every write.
             source.execute("BEGIN")
             source.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            source.backup(copy, pages=_STEP_PAGES)
+            source.backup(copy, pages=_STEP_PAGES, progress=progress)
             # One file, without a log next to it.
             copy.execute("PRAGMA journal_mode=DELETE").fetchall()
     except sqlite3.Error as error:
         raise _failed(path, target, error) from error
 
 
-def verify(path: Path) -> None:
+def verify(path: Path, stop: threading.Event | None = None) -> None:
     """Read all of a database that nobody writes to.
 
     Raises:
-        StoreError: it is damaged.
+        StoreError: it is damaged, or `stop` was set.
     """
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            if stop is not None:
+                connection.set_progress_handler(stop.is_set, 100_000)
             findings = connection.execute("PRAGMA integrity_check(3)").fetchall()
     except sqlite3.Error as error:
         raise translate(error, path) from error

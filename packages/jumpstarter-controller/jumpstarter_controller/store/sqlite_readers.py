@@ -58,10 +58,14 @@ class Readers:
     async def close(self) -> None:
         """Close the connections, when the queries that run have ended."""
         self._closed = True
+        places = [object() for _ in range(_AT_ONCE)]
         with anyio.CancelScope(shield=True):
-            for _ in range(_AT_ONCE):
-                await self._limiter.acquire_on_behalf_of(object())
+            for place in places:
+                await self._limiter.acquire_on_behalf_of(place)
             await anyio.to_thread.run_sync(self._close)
+        # Those who still come are let in, to be told that it is closed.
+        for place in places:
+            self._limiter.release_on_behalf_of(place)
 
     def _close(self) -> None:
         while self._free:

@@ -15,8 +15,8 @@ from .hub import ended
 from .sqlite_files import error_code
 from .sqlite_writer import Transaction
 
-_CHUNK = 500
-"""So many ended leases are removed in one transaction; others get a turn in between."""
+_CHUNK = 50
+"""So many ended leases or pages are removed before looking at the time."""
 
 _SLACK_PAGES = 256
 """So much free room (1 MiB) stays in the file for what comes next."""
@@ -199,18 +199,25 @@ def ended_leases(
 
 
 def collect_chunk(transaction: Transaction, before: datetime) -> int:
-    """Remove some leases that ended before a time, and return how many; fewer than before means that all are gone."""
-    return transaction.connection.execute(
-        "DELETE FROM ended_lease WHERE rowid IN "
-        "(SELECT rowid FROM ended_lease WHERE ended_at < ? ORDER BY ended_at LIMIT ?)",
-        (to_number(before), _CHUNK),
-    ).rowcount
+    """Remove some leases that ended before a time, and return how many; 0 means that all are gone."""
+    total = 0
+    while not transaction.long:
+        removed = transaction.connection.execute(
+            "DELETE FROM ended_lease WHERE rowid IN "
+            "(SELECT rowid FROM ended_lease WHERE ended_at < ? ORDER BY ended_at LIMIT ?)",
+            (to_number(before), _CHUNK),
+        ).rowcount
+        if not removed:
+            break
+        total += removed
+    return total
 
 
 def shrink_chunk(transaction: Transaction) -> bool:
     """Give some free room in the file back, and return whether there is more to give."""
-    free: int = transaction.connection.execute("PRAGMA freelist_count").fetchone()[0]
-    if free <= _SLACK_PAGES:
-        return False
-    transaction.connection.execute(f"PRAGMA incremental_vacuum({min(free - _SLACK_PAGES, _CHUNK)})").fetchall()
+    while not transaction.long:
+        free: int = transaction.connection.execute("PRAGMA freelist_count").fetchone()[0]
+        if free <= _SLACK_PAGES:
+            return False
+        transaction.connection.execute(f"PRAGMA incremental_vacuum({min(free - _SLACK_PAGES, _CHUNK)})").fetchall()
     return True

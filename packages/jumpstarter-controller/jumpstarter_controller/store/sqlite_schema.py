@@ -105,18 +105,17 @@ def version(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
     raise StoreError(f"{path} is a database, but not the store of a lab. Give another path; it was left as it is.")
 
 
-def create(connection: sqlite3.Connection) -> None:
-    """Set in an empty database what can't be set later: freed room can be given back, and readers don't wait."""
-    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-    connection.execute("PRAGMA journal_mode=WAL").fetchall()
-
-
 def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Bring the tables to the version of this program, all in one transaction.
 
     Raises:
         StoreError: they are of a newer version, or not ours; nothing was changed.
     """
+    if version(connection, path, migrations) == 0:
+        # Can't be set later: freed room can be given back.
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+    # Readers don't wait for writers. A backup that was restored has another mode.
+    connection.execute("PRAGMA journal_mode=WAL").fetchall()
     connection.execute("BEGIN IMMEDIATE")
     try:
         current = version(connection, path, migrations)

@@ -7,6 +7,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -41,13 +42,22 @@ _KEEP_CONNECTION = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOC
 class Transaction:
     """What one transaction works with."""
 
+    patience = 0.005
+    """A transaction that can be cut into several should not last much longer than this, in seconds: others wait."""
+
     def __init__(self, writer: Writer, connection: sqlite3.Connection) -> None:
         self._writer = writer
         self._version = 0
         self.connection = connection
         self.now: datetime = writer.clock.now()
+        self._begun = time.monotonic()
         self.events: list[Changed | Deleted] = []
         """What watchers are to be told when it is durable."""
+
+    @property
+    def long(self) -> bool:
+        """Whether it has lasted long enough, so that the rest should be done in another one."""
+        return time.monotonic() - self._begun > self.patience
 
     @property
     def version(self) -> int:
@@ -154,6 +164,7 @@ class Writer:
                     self._write(jobs)
                     self._loop.call_soon_threadsafe(self._deliver, jobs)
             self._checkpoint()
+            self._drop_connection()
             self._loop.call_soon_threadsafe(self._ended.set)
         except RuntimeError:
             # The event loop was closed without the store: nobody is left to be told.
