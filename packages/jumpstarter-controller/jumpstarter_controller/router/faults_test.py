@@ -253,7 +253,10 @@ async def test_X04_when_a_connection_breaks_the_idle_peer_ends_well(serve: Serve
 async def test_X04_when_a_network_is_gone_without_a_word_the_idle_peer_ends_within_the_keepalive(
     serve: Serve, tokens: StreamTokens
 ) -> None:
-    async with serve(**{"keepalive_time_ms": 1000, "keepalive_timeout_ms": 1000, "http2.ping_timeout_ms": 1000}) as router, proxy(router.address) as way:
+    async with (
+        serve(**{"keepalive_time_ms": 1000, "keepalive_timeout_ms": 1000, "http2.ping_timeout_ms": 1000}) as router,
+        proxy(router.address) as way,
+    ):
         client = await router.call(tokens.issue("s", side="client"))
         exporter = await router.call(tokens.issue("s", side="exporter"), way.address)
         async with asyncio.timeout(PATIENCE):

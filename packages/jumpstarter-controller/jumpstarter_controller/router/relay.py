@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from .claims import Claims
+from ..identity.streams import StreamClaims
 
 EOF = grpc.aio.EOF
 
@@ -46,7 +46,7 @@ class Call:
 
     __slots__ = ("arrived", "claims", "context", "end", "finished", "joint", "sent", "task")
 
-    def __init__(self, context: Any, claims: Claims) -> None:
+    def __init__(self, context: Any, claims: StreamClaims) -> None:
         self.context = context
         self.claims = claims
         self.task = asyncio.current_task()

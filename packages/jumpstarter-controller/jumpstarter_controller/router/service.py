@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,8 @@ import grpc
 
 from ..errors import Code, Refused
 from ..identity.keys import STREAM_TOKEN_LIFE
-from .claims import Claims, Verify
-from .refusals import abort
+from ..identity.streams import StreamClaims
+from ..services.errors import abort
 from .relay import END_KEY, Call, End, Joint
 
 METHOD = "/jumpstarter.v1.RouterService/Stream"
@@ -23,6 +23,9 @@ REMEMBERED = STREAM_TOKEN_LIFE.total_seconds() + 60
 """Seconds after which a token that was used has surely expired."""
 STOP_TIMEOUT = 5.0
 """Seconds that calls which were told to end get for it."""
+
+Verify = Callable[[str], StreamClaims]
+"""Returns the claims of a token, or raises `Refused` with UNAUTHENTICATED, as `StreamTokens.verify` does."""
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +181,7 @@ class Relay(grpc.GenericRpcHandler):
         if call.end is not None:
             context.set_trailing_metadata(((END_KEY, str(call.end)),))
 
-    def _admitted(self, context: Any) -> Claims:
+    def _admitted(self, context: Any) -> StreamClaims:
         claims = self._verify(bearer_token(context.invocation_metadata()))
         match self._spent.get(claims.stream):
             case None:

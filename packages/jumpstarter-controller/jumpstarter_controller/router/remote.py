@@ -1,0 +1,287 @@
+"""A router on a machine of its own, which has joined a controller: what `jmp router run` runs.
+
+The controller tells it the keys of stream tokens and which streams to cut; it tells the controller how much it has to
+do. Without the controller it goes on relaying, and accepts tokens of the keys it knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import grpc
+from jumpstarter.common.exceptions import ConfigurationError, ConnectionError
+from jumpstarter.common.grpc import aio_secure_channel, composite_channel_credentials, ssl_channel_credentials
+from jumpstarter.config.grpc import call_credentials
+
+from ..clock import Clock, SystemClock
+from ..errors import Code, Refused
+from ..identity.certificates import ServerCertificates
+from ..identity.keys import StreamKeys
+from ..identity.streams import StreamClaims, StreamTokens
+from .endpoints import parse_endpoint
+from .members import Rate
+from .options import SERVER_OPTIONS
+from .relay import GONE
+from .service import Limits, Relay
+
+if TYPE_CHECKING:
+    from jumpstarter.common.tls import TLSConfigV1Alpha1
+    from jumpstarter.config.common import ObjectMeta
+    from jumpstarter_protocol.jumpstarter.lab.v1.lab_pb2 import RouterOrder, RouterReport
+
+REPORT_INTERVAL = 1.0
+"""Seconds between two reports; a controller gives no streams to a router that is silent for five."""
+
+SHORTEST_PAUSE = 0.5
+LONGEST_PAUSE = 15.0
+"""Seconds between two attempts to reach the controller."""
+
+HEALTHY = 30.0
+"""Seconds after which a connection counts as a success, and the next pause is a short one again."""
+
+DIAL_TIMEOUT = 10.0
+"""Seconds that the controller may take for its first order."""
+
+LINK_OPTIONS = {
+    # A dead way to the controller is noticed by the answers to these, for which present gRPC waits as the last says.
+    "grpc.keepalive_time_ms": 10_000,
+    "grpc.keepalive_timeout_ms": 5_000,
+    "grpc.http2.ping_timeout_ms": 5_000,
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteSettings:
+    """How a router joins and what it serves."""
+
+    controller: str
+    """Endpoint of the controller."""
+    tls: TLSConfigV1Alpha1
+    """How the certificate of the controller is checked."""
+    metadata: ObjectMeta
+    """Namespace and name of the router's account."""
+    token: Callable[[], str]
+    """Returns the token of the account; asked for each connection, so that it can be replaced."""
+    endpoint: str
+    """Where peers reach this router, host:port; empty for loopback and the port that it listens on."""
+    listen: str
+    """Address to listen on, host:port."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    drain: float = 30.0
+    """Seconds that open streams get for ending when the router is told to end."""
+    limits: Limits = field(default_factory=Limits)
+
+
+class RemoteRouter:
+    """The router and its connection to the controller.
+
+    Args:
+        settings: see there.
+        certificates: what is shown to peers.
+        clock: for the life of tokens.
+    """
+
+    def __init__(self, settings: RemoteSettings, certificates: ServerCertificates, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.endpoint = ""
+        """Where peers reach it, once it serves."""
+        self.relay = Relay(self._verify, settings.limits)
+        self._certificates = certificates
+        self._keys = StreamKeys()
+        self._tokens = StreamTokens(self._keys, clock or SystemClock())
+        self._rate = Rate()
+        self._report_now = anyio.Event()
+
+    def _verify(self, token: str) -> StreamClaims:
+        if not self._keys.values:
+            message = "the router has not reached its controller yet; dial again"
+            raise Refused(Code.UNAVAILABLE, "ROUTER_STARTING", message)
+        return self._tokens.verify(token)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Relay while the body runs, and keep in touch with the controller.
+
+        Raises:
+            ConfigurationError: the address can't be listened on.
+        """
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server.add_generic_rpc_handlers([self.relay])
+        try:
+            port = server.add_secure_port(self.settings.listen, self._certificates.grpc_credentials())
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"the router can't listen on {self.settings.listen}: {error}; is something else there already?"
+            ) from None
+        try:
+            self.endpoint = parse_endpoint(self.settings.endpoint or f"127.0.0.1:{port}")
+        except Refused as refused:
+            raise ConfigurationError(str(refused)) from None
+        await server.start()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._keep_linked)
+                try:
+                    yield
+                finally:
+                    tasks.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.relay.stop()
+                await server.stop(None)
+
+    async def drain(self) -> None:
+        """Take no new streams, say so, and wait until the open ones have ended, or their time is up."""
+        self.relay.drain()
+        self._report_now.set()
+        await self.relay.stop(self.settings.drain)
+
+    # -- the controller --------------------------------------------------------------------------------
+
+    async def _keep_linked(self) -> None:
+        pause, told = SHORTEST_PAUSE, ""
+        while True:
+            began = anyio.current_time()
+            why = await self._link()
+            if anyio.current_time() - began > HEALTHY:
+                pause, told = SHORTEST_PAUSE, ""
+            if why != told:
+                logger.warning(
+                    "no connection to the controller at %s: %s; open streams go on, and it is tried again",
+                    self.settings.controller,
+                    why,
+                )
+                told = why
+            await anyio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _link(self) -> str:
+        """Be connected to the controller; return why that came to its end."""
+        settings = self.settings
+        try:
+            credentials = composite_channel_credentials(
+                await ssl_channel_credentials(settings.controller, settings.tls),
+                call_credentials("Router", settings.metadata, settings.token()),
+            )
+            channel = aio_secure_channel(settings.controller, credentials, LINK_OPTIONS)
+        except (ConfigurationError, ConnectionError, OSError, ValueError) as error:
+            return str(error)
+        try:
+            return await self._talk(channel)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await channel.close()
+
+    async def _talk(self, channel: grpc.aio.Channel) -> str:
+        from jumpstarter_protocol import lab_pb2_grpc
+
+        call = lab_pb2_grpc.LabServiceStub(channel).ServeRouter()
+        why = "it ended the connection"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._report, call)
+            try:
+                with anyio.fail_after(DIAL_TIMEOUT) as patience:
+                    while (order := await _next(call)) is not grpc.aio.EOF:
+                        self._obey(order)
+                        patience.deadline = float("inf")
+                if await call.code() != grpc.StatusCode.OK:
+                    why = _reason(await call.code(), await call.details())
+            except grpc.aio.AioRpcError as error:
+                why = _reason(error.code(), error.details())
+            except TimeoutError:
+                why = f"it gave no answer within {DIAL_TIMEOUT:g} s"
+            except ConfigurationError as error:
+                why = f"what it sends can't be used: {error}"
+            finally:
+                call.cancel()
+            tasks.cancel_scope.cancel()
+        return why
+
+    async def _report(self, call: Any) -> None:
+        first = True
+        while True:
+            try:
+                await call.write(self._report_of(first))
+            except GONE:
+                return  # the reader of the orders learns why
+            first = False
+            self._report_now = anyio.Event()
+            with anyio.move_on_after(REPORT_INTERVAL):
+                await self._report_now.wait()
+
+    def _report_of(self, first: bool) -> RouterReport:
+        from jumpstarter_protocol.jumpstarter.lab.v1.lab_pb2 import RouterReport
+
+        counters = self.relay.counters()
+        report = RouterReport(
+            streams=counters.streams,
+            waiting=counters.waiting,
+            bytes_per_second=self._rate.of(counters.bytes_total),
+            bytes_total=counters.bytes_total,
+            streams_total=counters.streams_total,
+            # Until it has keys it would have to refuse everybody.
+            draining=self.relay.draining or not self._keys.values,
+        )
+        if first:
+            report.endpoint = self.endpoint
+            report.labels.update(self.settings.labels)
+        return report
+
+    def _obey(self, order: RouterOrder) -> None:
+        if order.keys:
+            had_keys = bool(self._keys.values)
+            self._keys.replace(tuple(order.keys))
+            if not had_keys:
+                logger.info("joined the controller at %s, serving %s", self.settings.controller, self.endpoint)
+                self._report_now.set()
+        self.relay.cut(order.cut)
+        for cut in order.cut_leases:
+            self.relay.cut_lease(cut.lease, cut.client)
+
+
+async def _next(call: Any) -> Any:
+    """Read an order; see `jumpstarter.common.cancellation` for why this isn't a mere read."""
+    from asyncio import CancelledError
+
+    try:
+        return await call.read()
+    except CancelledError:
+        await anyio.lowlevel.checkpoint()
+        raise
+
+
+def _reason(code: grpc.StatusCode, details: str | None) -> str:
+    return f"{code.name}: {details or 'no details'}"
+
+
+async def run_router(settings: RemoteSettings, certificates: ServerCertificates) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once.
+
+    Raises:
+        ConfigurationError: the address can't be listened on, or the endpoint is not of the form host:port.
+    """
+    router = RemoteRouter(settings, certificates)
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with router.serving():
+            logger.info("router listening on %s for peers that dial %s", settings.listen, router.endpoint)
+            await anext(aiter(signals))
+            logger.info("router stops: %d streams get %g s", router.relay.counters().streams, settings.drain)
+            async with anyio.create_task_group() as tasks:
+
+                async def until_drained() -> None:
+                    await router.drain()
+                    tasks.cancel_scope.cancel()
+
+                tasks.start_soon(until_drained)
+                await anext(aiter(signals))
+                tasks.cancel_scope.cancel()
