@@ -59,9 +59,9 @@ class Requirement:
     def __str__(self) -> str:
         match self.operator:
             case "In":
-                return f"{self.key} in ({','.join(sorted(self.values))})"
+                return f"{self.key} in ({_listed(self.values)})"
             case "NotIn":
-                return f"{self.key} notin ({','.join(sorted(self.values))})"
+                return f"{self.key} notin ({_listed(self.values)})"
             case "Exists":
                 return self.key
             case "DoesNotExist":
@@ -227,9 +227,13 @@ def check_value(value: str, key: str) -> None:
         )
 
 
+def _listed(values: Iterable[str]) -> str:
+    # No value at all is not allowed, so that the empty value alone needs the comma to be seen.
+    return ",".join(sorted(values)) or ","
+
+
 def _is_integer(text: str) -> bool:
-    digits = text.removeprefix("-")
-    return digits.isascii() and digits.isdigit()
+    return text.isascii() and text.isdigit()
 
 
 def _exclude(requirements: list[Requirement], item: Requirement) -> None:
