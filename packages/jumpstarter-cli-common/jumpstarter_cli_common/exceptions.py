@@ -405,7 +405,9 @@ def _expired_token(error: BaseException) -> Any:
     if known is None:
         return None
     for leaf in leaf_exceptions(error, fix_tracebacks=False):
-        if isinstance(leaf, known.ConnectionError) and "expired" in str(leaf):
+        if isinstance(leaf, known.ConnectionError) and (
+            leaf.reason == "TOKEN_EXPIRED" if leaf.reason else "expired" in str(leaf)
+        ):
             return leaf
     return None
 

@@ -27,7 +27,7 @@ HINTS = {
     "NAME_MISMATCH": _LOG_IN,
     "NOT_YOUR_LEASE": "Its owner can share it with `jmp update lease NAME --share CLIENT`, or hand it over with "
     "--to-client.",
-    "NO_ACCESS": "`jmp get exporters` shows the exporters and their labels; an administrator decides who may have which.",
+    "NO_ACCESS": "`jmp get exporters` shows exporters and labels; an administrator decides who may have which.",
     "NO_ROUTER": _AGAIN,
     "PROVIDER_UNAVAILABLE": _AGAIN,
     "ROUTER_STOPPING": _AGAIN,

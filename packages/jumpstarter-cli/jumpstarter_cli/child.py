@@ -44,6 +44,12 @@ class Child:
             process.send_signal(self._told_to_end)
 
     @property
+    def pid(self) -> int | None:
+        """Process id of the program, while it runs."""
+        process = self._process
+        return process.pid if process is not None else None
+
+    @property
     def running(self) -> bool:
         """Whether the program runs."""
         return self._process is not None

@@ -185,6 +185,15 @@ def parse_pairs(values: Iterable[str], what: str) -> dict[str, str]:
     return pairs
 
 
+def print_details(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and texts on stdout, one pair per line."""
+    pairs = list(rows)
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, text in pairs:
+        printable = "".join(char if char.isprintable() else " " for char in text)
+        click.echo(f"{name + ':':<{width + 1}}  {printable}")
+
+
 def duration_text(duration: timedelta) -> str:
     """Return a duration as text for people: `1h30m`."""
     seconds = int(duration.total_seconds())

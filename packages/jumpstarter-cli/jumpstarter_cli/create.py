@@ -13,6 +13,7 @@ from jumpstarter_cli_common.opt import OutputType, opt_output_all
 from jumpstarter_cli_common.print import model_print
 
 from .common import (
+    ACQUISITION_TIMEOUT,
     announce_duration,
     opt_begin_time,
     opt_duration_partial,
@@ -44,6 +45,13 @@ def _warn_deprecated(labels: dict[str, str]) -> None:
 @click.option("--lease-id", default=None, help="Name of the lease; by default the controller makes one.")
 @click.option("--tag", "tags", multiple=True, help="Tag as key=value; repeatable.")
 @click.option("--allow-disabled", is_flag=True, help="With --name: take the exporter even if it is disabled.")
+@click.option("--wait", is_flag=True, help="Wait until the lease has its exporter; print it then.")
+@click.option(
+    "--timeout",
+    type=ACQUISITION_TIMEOUT,
+    default=None,
+    help="With --wait: how long to wait, at least 5 seconds; by default as the config says.",
+)
 @opt_output_all
 @handle_exceptions_with_reauthentication(relogin_client)
 def create_lease(
@@ -56,25 +64,36 @@ def create_lease(
     tags: tuple[str, ...],
     allow_disabled: bool,
     output: OutputType,
+    wait: bool = False,
+    timeout: timedelta | None = None,
 ) -> None:
-    """Create a lease and print it, without waiting for its exporter.
+    """Create a lease and print it, without waiting for its exporter unless --wait is given.
+
+    A wait that is given up, by Ctrl-C or for lack of time, withdraws the request.
 
     The name of the lease, as printed with `-o name`, can be given to `jmp shell --lease` or put into JMP_LEASE. Release
     the lease with `jmp delete lease NAME`.
     """
     if not selector and not exporter_name:
         raise click.UsageError("one of --selector/-l or --name/-n is required")
-    pairs = parse_pairs(tags, "tag")
-    lease = config.create_lease(
-        selector=selector,
-        exporter_name=exporter_name,
-        duration=duration,
-        begin_time=begin_time,
-        lease_id=lease_id,
-        tags=pairs or None,
-        allow_disabled=allow_disabled,
-    )
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout belongs to --wait")
+    request = {
+        "selector": selector,
+        "exporter_name": exporter_name,
+        "duration": duration,
+        "begin_time": begin_time,
+        "lease_id": lease_id,
+        "tags": parse_pairs(tags, "tag") or None,
+        "allow_disabled": allow_disabled,
+    }
+    if wait:
+        from .waiting import create_and_wait
+
+        lease = create_and_wait(config, request, timeout)
+    else:
+        lease = config.create_lease(**request)
     _warn_deprecated(getattr(lease, "deprecated_labels", None) or {})
     model_print(lease, output)
-    if output is None:
+    if output is None and not wait:
         announce_duration(duration)

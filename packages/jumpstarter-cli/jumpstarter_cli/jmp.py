@@ -15,11 +15,13 @@ COMMANDS = {
     "auth": LazyCommand("jumpstarter_cli.auth:auth", "Look after the token of a client."),
     "completion": LazyCommand("jumpstarter_cli.completion:completion", "Print a script for completion in a shell."),
     "config": LazyCommand("jumpstarter_cli.config:config", "Manage client and exporter configs."),
+    "controller": LazyCommand("jumpstarter_cli.controller:controller", "Run the server of a lab."),
     "create": LazyCommand("jumpstarter_cli.create:create", "Create leases."),
     "delete": LazyCommand("jumpstarter_cli.delete:delete", "Delete leases."),
     "driver": LazyCommand("jumpstarter_cli_driver:driver", "List, show, check and write drivers."),
     "get": LazyCommand("jumpstarter_cli.get:get", "List exporters and leases."),
     "login": LazyCommand("jumpstarter_cli.login:login", "Log in and keep the token in a config."),
+    "router": LazyCommand("jumpstarter_cli.controller:router", "Run a router of a lab."),
     "run": LazyCommand("jumpstarter_cli.run:run", "Run an exporter."),
     "shell": LazyCommand("jumpstarter_cli.shell:shell", "Open a shell, or run a command, with a device."),
     "update": LazyCommand("jumpstarter_cli.update:update", "Change leases."),
@@ -27,7 +29,6 @@ COMMANDS = {
 }
 
 EXTENSIONS = {
-    "controller": ("jumpstarter_controller", "cli:controller", "Run a controller."),
     "mcp": ("jumpstarter_mcp", "cli:mcp", "Serve AI assistants."),
 }
 """Commands of packages that may or may not be installed: package, place within it, short help."""

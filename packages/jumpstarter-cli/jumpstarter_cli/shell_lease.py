@@ -15,7 +15,9 @@ from anyio import to_thread
 from anyio.from_thread import BlockingPortal
 from jumpstarter.client.core import DriverError
 from jumpstarter.client.exceptions import LeaseError
+from jumpstarter.client.lease import SHARED_ROLES
 from jumpstarter.common.exceptions import ConnectionError, ExporterOfflineError, ExporterUnreachableError
+from jumpstarter.config.controller import ControllerClient
 from jumpstarter_cli_common.exceptions import find_exception_in_group, leaf_exceptions
 
 from . import shell
@@ -63,6 +65,7 @@ async def _resolve_lease_from_active_async(config: Any) -> str:
     """
     found = await config.list_leases(only_active=True)
     leases = [lease for lease in found.leases if lease.client == config.metadata.name]
+    leases += await _shared_leases(config, found.leases)
     if not leases:
         raise shell.click.UsageError(
             "no active leases found; give --selector/-l or --name/-n to lease an exporter, or --lease to use a lease"
@@ -73,12 +76,30 @@ async def _resolve_lease_from_active_async(config: Any) -> str:
         names = ", ".join(lease.name for lease in leases)
         raise shell.click.UsageError(f"you have several active leases, choose one with --lease: {names}")
     for number, lease in enumerate(leases, 1):
-        shell.click.echo(f"{number}: {lease.name}  {getattr(lease, 'exporter', '') or ''}", err=True)
+        shared = f"  ({lease.role} of {lease.client})" if getattr(lease, "role", "") in SHARED_ROLES else ""
+        shell.click.echo(f"{number}: {lease.name}  {getattr(lease, 'exporter', '') or ''}{shared}", err=True)
     picked = await to_thread.run_sync(
         lambda: shell.click.prompt("Lease to use", type=shell.click.IntRange(1, len(leases)), err=True),
         abandon_on_cancel=True,
     )
     return str(leases[picked - 1].name)
+
+
+async def _shared_leases(config: Any, leases: Any) -> list[Any]:
+    """Return the leases of others that are shared with this client; none where nobody can tell."""
+    others = any(lease.client != config.metadata.name for lease in leases)
+    if not others or not issubclass(type(config), ControllerClient):
+        return []
+    states = (await config.list_lease_states(only_active=True)).leases
+    return [state for state in states if state.role in SHARED_ROLES]
+
+
+def _tell_role(lease: Any) -> None:
+    """Say what a client may do with a lease that is not its own."""
+    if (role := getattr(lease, "role", None)) not in SHARED_ROLES:
+        return
+    may = "you can look on, but not drive it" if role == "watcher" else "it stays theirs when you leave"
+    shell.click.echo(f"Exporter {lease.exporter_name}, shared with you as {role}: {may}.", err=True)
 
 
 async def _with_retries(
@@ -122,6 +143,7 @@ async def _with_one_lease(
     lease: Any, config: Any, selector: str | None, exporter_logs: bool, command: tuple[str, ...], child: Child
 ) -> int:
     token_state: dict[str, Any] = {}
+    _tell_role(lease)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(shell._monitor_token_expiry, config, lease, tasks.cancel_scope, token_state)
@@ -146,5 +168,7 @@ def _judge_failure(group: BaseExceptionGroup[Any], lease: Any) -> int:
     if any(isinstance(leaf, shell.click.ClickException | shell.click.exceptions.Exit) for leaf in leaves):
         raise leaves[0]
     if getattr(lease, "lease_transferred", False) is True:
+        if getattr(lease, "role", None) in SHARED_ROLES:
+            raise ExporterOfflineError(f"Lease {lease.name} is not shared with you any more") from leaves[0]
         raise ExporterOfflineError(f"Lease {lease.name} was transferred to another client") from leaves[0]
     raise ExporterOfflineError("Connection to exporter lost") from _first_leaf(group)

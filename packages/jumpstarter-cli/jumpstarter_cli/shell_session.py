@@ -19,6 +19,7 @@ from jumpstarter.common.exceptions import ExporterOfflineError
 
 from . import shell
 from .child import Child, use_profiles
+from .prompt import beside_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,11 @@ async def _run_shell_with_lease_async(
             ):
                 await _wait_until_ready(client, monitor, lease)
                 launch = partial(shell._run_shell_only, lease, config, command, path, child)
-                code = await (to_thread.run_sync(launch) if child is None else child.run(launch))
+                if child is None:
+                    code = await to_thread.run_sync(launch)
+                else:
+                    with beside_prompt(child):
+                        code = await child.run(launch)
                 if _owns_session(lease) and not (cancel_scope is not None and cancel_scope.cancel_called):
                     await _end_session(client, monitor, lease)
                 return code

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, PrivateAttr
 
 from jumpstarter.common.condition import condition_message, condition_present_and_equal, condition_true
 
-from .records import TIME_FORMAT, Exporter, Lease, _pairs, _yaml
+from .records import TIME_FORMAT, Exporter, Lease, _pairs, _yaml, add_exporter_row
 from .wording import ago, clock_time, left, one_line, place
 
 if TYPE_CHECKING:
@@ -209,23 +209,34 @@ class LeaseState(Lease, _Dated):
         return f"{words} {clock_time(local)}" + (f" ({left(seconds)} left)" if remaining and seconds > 0 else "")
 
     @classmethod
-    def rich_add_columns(cls, table: Any, wide: bool = False) -> None:
-        """Add the columns of a table of leases."""
+    def rich_add_columns(cls, table: Any, wide: bool = False, state: bool = False) -> None:
+        """Add the columns of a table of leases, with `state` some more, with `wide` all."""
         super().rich_add_columns(table)
+        if state or wide:
+            for column in ("STATUS", "QUEUE"):
+                table.add_column(column)
         if wide:
-            for column in ("STATUS", "QUEUE", "HELD BY", "IDLE END", "SHARED WITH", "PRIORITY", "REASON"):
+            for column in ("HELD BY", "IDLE END", "SHARED WITH", "PRIORITY", "REASON"):
                 table.add_column(column)
 
-    def rich_add_rows(self, table: Any, wide: bool = False) -> None:
+    def rich_add_rows(self, table: Any, wide: bool = False, state: bool = False) -> None:
         """Add the row of this lease."""
-        if not wide:
-            return super().rich_add_rows(table)
+        if not (wide or state):
+            super().rich_add_rows(table)
+            return
         expiry = self.expires_at()
         waits = not (self.ended or self.granted)
         holder = self.holders[0] if waits and self.holders else None
         held = f"{holder.exporter}: {holder.client}" if holder else ""
         if holder is not None and holder.until is not None:
             held += f" until {clock_time(self.here(holder.until))}"
+        more = (
+            held,
+            clock_time(self.here(self.idle_until)) if self.idle_until and not self.ended else "",
+            _pairs(self.shares),
+            str(self.priority) if self.priority else "",
+            self.reason,
+        )
         table.add_row(
             self.name,
             self.selector,
@@ -236,13 +247,8 @@ class LeaseState(Lease, _Dated):
             _pairs(self.tags),
             self.state_word(),
             self.queue_text() if waits else "",
-            held,
-            clock_time(self.here(self.idle_until)) if self.idle_until and not self.ended else "",
-            _pairs(self.shares),
-            str(self.priority) if self.priority else "",
-            self.reason,
+            *(more if wide else ()),
         )
-        return None
 
     @staticmethod
     def _remaining(expiry: datetime | None) -> str:
@@ -313,14 +319,14 @@ class LeaseStateList(BaseModel):
         return _yaml(self)
 
     @classmethod
-    def rich_add_columns(cls, table: Any, wide: bool = False) -> None:
+    def rich_add_columns(cls, table: Any, wide: bool = False, state: bool = False) -> None:
         """Add the columns of a table of leases."""
-        LeaseState.rich_add_columns(table, wide)
+        LeaseState.rich_add_columns(table, wide, state)
 
-    def rich_add_rows(self, table: Any, wide: bool = False) -> None:
+    def rich_add_rows(self, table: Any, wide: bool = False, state: bool = False) -> None:
         """Add a row per lease."""
         for each in self.leases:
-            each.rich_add_rows(table, wide)
+            each.rich_add_rows(table, wide, state)
 
     def rich_add_names(self, names: list[str]) -> None:
         """Append the name of each lease."""
@@ -392,18 +398,20 @@ class ExporterState(Exporter, _Dated):
     def rich_add_columns(cls, table: Any, options: Any = None, wide: bool = False) -> None:
         """Add the columns of a table of exporters; `wide` shows more than any options."""
         if not wide:
-            return super().rich_add_columns(table, options)
+            super().rich_add_columns(table, options)
+            return
         for column in ("NAME", "ONLINE", "STATUS", "LABELS", "LEASED BY", "RELEASE TIME", "REMAINING", "WAITING"):
             table.add_column(column)
         for column in ("LEASE", "LAST SEEN", "DEVICES"):
             table.add_column(column)
-        return None
 
     def rich_add_rows(self, table: Any, options: Any = None, wide: bool = False) -> None:
         """Add the row of this exporter."""
-        if not wide:
-            return super().rich_add_rows(table, options)
         until = self.here(self.leased_until) if self.leased_until is not None else None
+        if not wide:
+            held = (self.leased_by, "In-Use", until.strftime(TIME_FORMAT) if until else "") if self.lease_name else None
+            add_exporter_row(table, self, options, held)
+            return
         table.add_row(
             self.name,
             "yes" if self.online else "no",
@@ -417,7 +425,6 @@ class ExporterState(Exporter, _Dated):
             self._seen(),
             ",".join(self.devices),
         )
-        return None
 
     def _seen(self) -> str:
         if self.online:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
     from jumpstarter.client import Lease as ClientLease
+    from jumpstarter.client.states import LeaseState
 
     from .client import ClientConfigV1Alpha1Drivers, ClientConfigV1Alpha1Lease
     from .common import ObjectMeta
@@ -112,7 +113,43 @@ class ControllerClient(ExporterCalls, LeaseCalls, TokenCalls, FollowingCalls):
     lease_state = _blocking_outside_loops(FollowingCalls.lease_state)
     list_lease_states = _blocking_outside_loops(FollowingCalls.list_lease_states)
     list_exporter_states = _blocking_outside_loops(FollowingCalls.list_exporter_states)
+    exporter_state = _blocking_outside_loops(FollowingCalls.exporter_state)
     share_lease = _blocking_outside_loops(FollowingCalls.share_lease)
+
+    async def _wait_for_lease(self, name: str, timeout: timedelta | None = None) -> LeaseState:
+        """Wait until a lease of this client has its exporter; what it waits for is shown on stderr.
+
+        Args:
+            name: the lease, which is left as it is whatever happens.
+            timeout: how long to wait; default from the config.
+
+        Raises:
+            LeaseError: it has ended, can't be satisfied, or the time was over; the message says why.
+        """
+        from jumpstarter.client.lease import Lease
+
+        limit = self.leases.acquisition_timeout if timeout is None else timeout.total_seconds()
+        with self._named_in_errors():
+            async with await self.channel() as channel:
+                lease = Lease(
+                    channel=channel,
+                    duration=DEFAULT_DURATION,
+                    selector=None,
+                    name=name,
+                    release=False,
+                    # Serves the blocking methods, of which none is called here.
+                    portal=cast(Any, None),
+                    namespace=cast(str, self.metadata.namespace),
+                    client_name=self.metadata.name,
+                    allow=[],
+                    unsafe=False,
+                    tls_config=self.tls,
+                    acquisition_timeout=limit,
+                )
+                await lease.request_async()
+                return await lease.svc.lease_state(name)
+
+    wait_for_lease = _blocking_outside_loops(_wait_for_lease)
 
     @contextmanager
     def lease(

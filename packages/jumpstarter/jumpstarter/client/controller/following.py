@@ -61,6 +61,48 @@ class FollowingCalls(LabCalls):
                 async for message in messages:
                     yield LeaseState.from_protobuf(message)
 
+    async def follow_lease(self, name: str) -> AsyncGenerator[Change[LeaseState], None]:
+        """Yield the states of a lease, the present one at once, until it has ended, through losses of the controller.
+
+        Raises:
+            ConnectionError: the controller refuses.
+        """
+        from anyio import sleep
+
+        from jumpstarter.common.exceptions import ConnectionError
+
+        from ..retry import passing, pauses
+
+        streaming, waits = True, pauses()
+        told: LeaseState | None = None
+        while True:
+            lost, pause = None, POLL_INTERVAL
+            try:
+                source = self.watch_lease(name) if streaming else self._lease_once(name)
+                async with aclosing(source) as states:
+                    async for state in states:
+                        waits = pauses()
+                        if not _same(told, state):
+                            told = state
+                            yield Change(ChangeKind.PUT, state)
+                        if state.ended:
+                            return
+                lost = "the controller ended the stream" if streaming else None
+            except ConnectionError as error:
+                if streaming and error.status == UNIMPLEMENTED:
+                    streaming = False
+                    continue
+                if not passing(error):
+                    raise
+                lost = error.message
+            if lost is not None:
+                pause = next(waits)
+                yield Change(ChangeKind.LOST, text=lost)
+            await sleep(pause)
+
+    async def _lease_once(self, name: str) -> AsyncGenerator[LeaseState, None]:
+        yield await self.lease_state(name)
+
     async def watch_leases(
         self,
         filter: str | None = None,
@@ -137,14 +179,14 @@ class FollowingCalls(LabCalls):
         from ..retry import passing, pauses
 
         known: dict[str, Any] = {}
-        streaming, waits = True, pauses()
+        streaming, waits, announce = True, pauses(), True
         while True:
             pause, lost = POLL_INTERVAL, None
             try:
                 source = self._streamed(request, read) if streaming else _looked(look)
                 async with aclosing(source) as changes:
-                    async for change in _reconciled(changes, known):
-                        waits = pauses()
+                    async for change in _reconciled(changes, known, announce):
+                        waits, announce = pauses(), False
                         yield change
                 if streaming:
                     lost = "the controller ended the stream"
@@ -156,7 +198,7 @@ class FollowingCalls(LabCalls):
                     raise
                 lost = error.message
             if lost is not None:
-                pause = next(waits)
+                pause, announce = next(waits), True
                 yield Change(ChangeKind.LOST, text=lost)
             await sleep(pause)
 
@@ -187,11 +229,13 @@ async def _looked(look: Callable[[], Awaitable[list[Any]]]) -> AsyncGenerator[Ch
 
 
 async def _reconciled(
-    changes: AsyncGenerator[Change[Any], None], known: dict[str, Any]
+    changes: AsyncGenerator[Change[Any], None], known: dict[str, Any], announce: bool
 ) -> AsyncGenerator[Change[Any], None]:
-    """Yield what is news to one who knows `known`, of a stream that starts with all there is."""
+    """Yield what is news to one who knows `known`, of a stream that starts with all there is.
+
+    That all there is has been told is passed on when it is to be announced.
+    """
     seen: set[str] | None = set()
-    first = not known
     async for change in changes:
         name = change.item.name if change.item is not None else ""
         if change.kind is ChangeKind.CURRENT:
@@ -199,8 +243,7 @@ async def _reconciled(
                 for gone in [known.pop(each) for each in sorted(set(known) - seen)]:
                     yield Change(ChangeKind.DELETED, gone)
             seen = None
-            if first:
-                first = False
+            if announce:
                 yield change
         elif change.kind is ChangeKind.DELETED:
             if known.pop(name, None) is not None:

@@ -9,7 +9,7 @@ from .exporters import every_exporter
 from .leases import every_lease
 
 if TYPE_CHECKING:
-    from ..states import ExporterStateList, LeaseState, LeaseStateList
+    from ..states import ExporterState, ExporterStateList, LeaseState, LeaseStateList
 
 UNIMPLEMENTED = "UNIMPLEMENTED"
 
@@ -84,6 +84,24 @@ class LabCalls(Asking):
                 exporters = await every_exporter(calls, filter, show_hidden_labels, include_leases=True)
                 states = [ExporterState.of(each) for each in exporters]
         return ExporterStateList(exporters=[each for each in states if each.enabled or include_disabled])
+
+    async def exporter_state(self, name: str, show_hidden_labels: bool = False) -> ExporterState:
+        """Return one exporter, and what is known of it."""
+        from ..records import Exporter
+        from ..states import ExporterState
+
+        async with self._calls() as calls:
+            identifier = calls.named("exporters", name)
+            request = calls.pb.GetExporterRequest(name=identifier, show_hidden_labels=show_hidden_labels)
+            exporter = Exporter.from_protobuf(await calls.unary("GetExporter", request))
+            if (lab := calls.lab) is not None:
+                request = exporters_request(calls, lab, None, show_hidden_labels)
+                answer = await lab_unary(calls, lab, "ListExporterStates", request)
+                for state in answer.states if answer is not None else ():
+                    if state.exporter.name == identifier:
+                        return ExporterState.from_protobuf(state)
+            held = [lease for lease in await every_lease(calls) if lease.exporter == name and lease.is_ready()]
+            return ExporterState.of(exporter.model_copy(update={"lease": held[0] if held else None}))
 
     async def share_lease(self, name: str, client: str, role: str | None) -> LeaseState:
         """Give another client a role in a lease.
