@@ -1,4 +1,4 @@
-"""What the configs of administrators and of routers have in common: an account at a controller, one file per account."""
+"""What configs of administrators and routers share: an account at a controller, one file per account."""
 
 from __future__ import annotations
 

@@ -1,0 +1,239 @@
+"""`jmp controller` and `jmp router`: the server of a lab, and routers on other machines."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import click
+from jumpstarter_cli_common.blocking import blocking
+from jumpstarter_cli_common.exceptions import ClickExceptionRed, handle_exceptions
+
+if TYPE_CHECKING:
+    from jumpstarter.config.admin import AdminConfigV1Alpha1
+    from jumpstarter.config.router import RouterConfigV1Alpha1
+
+    from .config_file import ControllerConfig
+    from .server import LabServer
+
+logger = logging.getLogger(__name__)
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+opt_config = click.option(
+    "--config", "config_path", type=_FILE, envvar="JMP_CONTROLLER_CONFIG", help="Config file; its keys are documented."
+)
+opt_data = click.option(
+    "--data", type=_FOLDER, envvar="JMP_CONTROLLER_DATA", help="Folder of the lab  [default: in your home]"
+)
+
+
+@click.group()
+def controller() -> None:
+    """Run the server of a lab: controller, router and accounts in one process."""
+
+
+@controller.command("run", short_help="Serve a lab until stopped.")
+@opt_config
+@opt_data
+@click.option("--listen", metavar="HOST:PORT", help="Address to listen on  [default: 127.0.0.1:8082]")
+@click.option("--endpoint", metavar="HOST:PORT", help="What peers are told to dial  [default: the address]")
+@click.option("--router-listen", metavar="HOST:PORT", help="A port of its own for the router.")
+@click.option("--router-endpoint", metavar="HOST:PORT", help="What peers are told to dial for streams.")
+@click.option("--web-listen", metavar="HOST:PORT", help="Address of REST, login and dashboard; empty for none.")
+@click.option("--metrics-listen", metavar="HOST:PORT", help="Address of the metrics, in plain text; empty for none.")
+@click.option("--tls-cert", type=_FILE, help="Own certificate chain, PEM.")
+@click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
+@click.option("--tls-ca", type=_FILE, help="What peers have to trust, if it is not known to their systems, PEM.")
+@handle_exceptions
+@blocking
+async def run(
+    config_path: Path | None,
+    data: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_ca: Path | None,
+    **addresses: str | None,
+) -> None:
+    """Serve a lab until stopped by SIGTERM or Ctrl-C.
+
+    The first start makes a folder with all that is kept: the store, a certificate authority and keys. It also makes an
+    admin account for you, which `jmp admin` uses.
+
+    Only this machine can connect, unless --listen says otherwise:
+
+        jmp controller run --listen 0.0.0.0:8082 --endpoint lab.example.com:8082
+    """
+    config = _config(config_path, data)
+    config = config.model_copy(update=_changes(config, addresses))
+    if tls_cert or tls_key or tls_ca:
+        config = config.model_copy(update={"tls": _own_tls(tls_cert, tls_key, tls_ca)})
+    async with _server(config) as server:
+        await _greet(server)
+        await _until_stopped()
+
+
+@controller.command("reset-admin", short_help="Make or repair an admin account of a stopped lab.")
+@opt_config
+@opt_data
+@click.option("--name", help="Of the account  [default: your user name]")
+@click.option("--alias", default="", help="Of the config that is written  [default: lab]")
+@handle_exceptions
+@blocking
+async def reset_admin(config_path: Path | None, data: Path | None, name: str | None, alias: str) -> None:
+    """Make an admin account, or give it a new token, for when nobody can administer the lab any more.
+
+    The server must not run meanwhile. Whoever may write to its folder may do this.
+    """
+    from .first_start import admin_name, make_admin
+
+    config = _config(config_path, data)
+    if not (_folder(config)).is_dir():
+        raise ClickExceptionRed(
+            f"there is no lab in {_folder(config)}",
+            reason="file-not-found",
+            hint="Say where it is with --data, or start one with: jmp controller run",
+        )
+    quiet = {
+        "web": config.web.model_copy(update={"listen": ""}),
+        "metrics": config.metrics.model_copy(update={"listen": ""}),
+    }
+    async with _server(config.model_copy(update=quiet)) as server:
+        saved = await make_admin(server, name or admin_name(), alias)
+    click.echo(f"Admin '{saved.metadata.name}' has a new token, in {saved.path}")
+
+
+def _config(path: Path | None, data: Path | None) -> ControllerConfig:
+    from .config_file import ControllerConfig, read_config
+
+    config = ControllerConfig() if path is None else read_config(path)
+    return config if data is None else config.model_copy(update={"data": data})
+
+
+def _changes(config: ControllerConfig, addresses: dict[str, str | None]) -> dict[str, Any]:
+    """Return what the options change of the config."""
+    given = {name: value for name, value in addresses.items() if value is not None}
+    changes: dict[str, Any] = {name: given[name] for name in ("listen", "endpoint") if name in given}
+    for part in ("router", "web", "metrics"):
+        said = {member: given[f"{part}_{member}"] for member in ("listen", "endpoint") if f"{part}_{member}" in given}
+        if said:
+            changes[part] = getattr(config, part).model_copy(update=said)
+    return changes
+
+
+def _own_tls(certificate: Path | None, key: Path | None, ca: Path | None) -> Any:
+    from .config_file import OwnTLS
+
+    if certificate is None or key is None:
+        raise click.UsageError("--tls-cert and --tls-key belong together, and --tls-ca to both.")
+    return OwnTLS(certificate=certificate, key=key, ca=ca)
+
+
+def _folder(config: ControllerConfig) -> Path:
+    from .config_file import default_folder
+
+    return config.data or default_folder()
+
+
+def _server(config: ControllerConfig) -> LabServer:
+    from .router.pool import StaticRouter
+    from .server import Endpoints, LabServer, OwnCertificate
+
+    own = config.tls
+    return LabServer(
+        _folder(config),
+        config.settings(),
+        endpoints=Endpoints(
+            listen=config.listen,
+            endpoint=config.endpoint,
+            router_listen=config.router.listen,
+            router_endpoint=config.router.endpoint,
+        ),
+        own_certificate=OwnCertificate(certificate=own.certificate, key=own.key, ca=own.ca) if own else None,
+        static_routers=[StaticRouter(endpoint=other.endpoint, labels=other.labels) for other in config.routers],
+        grace=config.drain,
+    )
+
+
+async def _greet(server: LabServer) -> None:
+    """Say where the lab is; at the first start also what to do next."""
+    from .first_start import admin_name, has_admin, make_admin
+
+    click.echo(f"The lab is ready at {server.endpoint}, its data is in {server.folder}")
+    if has_admin(server):
+        return
+    config = await make_admin(server, admin_name())
+    click.echo(_next_steps(config))
+
+
+def _next_steps(config: AdminConfigV1Alpha1) -> str:
+    return f"""\
+You are its admin '{config.metadata.name}', as {config.path} says. What to type next, in another terminal:
+
+  jmp admin create exporter my-board --label board=demo --save
+  jmp admin create client {config.metadata.name} --unsafe --save
+  jmp run --exporter my-board
+"""
+
+
+async def _until_stopped() -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            click.echo(f"{signal.Signals(number).name} received, stopping ...", err=True)
+            return
+
+
+# -- routers -------------------------------------------------------------------------------------
+
+
+@click.group()
+def router() -> None:
+    """Run a router of a lab on a machine of its own."""
+
+
+@router.command("run", short_help="Relay streams until stopped.")
+@click.argument("alias", default="default")
+@click.option("--config", "config_path", type=_FILE, help="Config file, in place of ALIAS.")
+@click.option("--listen", metavar="HOST:PORT", help="Address to listen on.")
+@click.option("--advertise", metavar="HOST:PORT", help="Where peers reach this router.")
+@handle_exceptions
+@blocking
+async def run_router(alias: str, config_path: Path | None, listen: str | None, advertise: str | None) -> None:
+    """Join a lab as the router ALIAS, and relay streams until stopped by SIGTERM or Ctrl-C.
+
+    An admin makes the config with: jmp admin create router NAME --save. Open streams get a time for ending.
+    """
+    from jumpstarter.config.router import RouterConfigV1Alpha1
+
+    config = RouterConfigV1Alpha1.from_file(config_path) if config_path else RouterConfigV1Alpha1.load(alias)
+    given = {"listen": listen, "advertise": advertise}
+    await _relay(config.model_copy(update={name: value for name, value in given.items() if value is not None}))
+
+
+async def _relay(config: RouterConfigV1Alpha1) -> None:
+    from jumpstarter.common.exceptions import ConfigurationError
+
+    from .clock import SystemClock
+    from .identity.certificates import Files, ServerCertificates
+    from .listening import split_address
+    from .router.remote import RemoteSettings, run_router
+
+    if config.certificate is None:
+        raise ConfigurationError(f"{config.path}: certificate: missing; name the files of certificate and key")
+    host = split_address(config.advertise or config.listen)[0]
+    source = Files(config.certificate.certificate, config.certificate.key, [host], SystemClock())
+    settings = RemoteSettings(
+        controller=config.endpoint,
+        tls=config.tls,
+        metadata=config.metadata,
+        token=lambda: config.token,
+        endpoint=config.advertise,
+        listen=config.listen,
+        labels=config.labels,
+        drain=config.drain,
+    )
+    await run_router(settings, ServerCertificates(source))

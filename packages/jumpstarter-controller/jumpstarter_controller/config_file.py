@@ -1,0 +1,99 @@
+"""The config of a controller: where it is reached, what it keeps where, and the settings of the lab."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from jumpstarter.common.exceptions import FileNotFoundError as MissingFile
+from jumpstarter.config.document import build, read_document
+from pydantic import Field
+
+from .settings import Section, Settings
+
+
+class OwnTLS(Section):
+    """A certificate that an administrator looks after; read again when the files change."""
+
+    certificate: Path
+    """PEM, with what leads to the root."""
+    key: Path
+    """PEM, without passphrase."""
+    ca: Path | None = None
+    """What peers have to trust; without it the roots of their systems."""
+
+
+class RouterPort(Section):
+    """The router inside the controller."""
+
+    listen: str = ""
+    """A port of its own, `host:port`; empty for that of the controller."""
+    endpoint: str = ""
+    """What peers dial; empty for the controller's endpoint."""
+
+
+class OtherRouter(Section):
+    """A router that shares the key of stream tokens by other means than joining."""
+
+    name: str
+    endpoint: str
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class HTTPPort(Section):
+    """A port for browsers and programs that speak HTTP."""
+
+    listen: str = ""
+    """`host:port`; empty for none."""
+    endpoint: str = ""
+    """The URL that people are told; empty for the address."""
+
+
+class ControllerConfig(Settings):
+    """Everything that can be said in the file; all of it has defaults."""
+
+    api_version: Literal["jumpstarter.dev/v1alpha1"] = "jumpstarter.dev/v1alpha1"
+    kind: Literal["ControllerConfig"] = "ControllerConfig"
+    data: Path | None = None
+    """Folder of the store, the authority and the keys."""
+    listen: str = "127.0.0.1:8082"
+    """Address of the services, `host:port`; `0.0.0.0:8082` for all addresses of this machine."""
+    endpoint: str = ""
+    """What peers are told to dial, `host:port`; empty for the address."""
+    router: RouterPort = RouterPort()
+    tls: OwnTLS | None = None
+    """None for certificates of the lab's own authority."""
+    web: HTTPPort = HTTPPort(listen="127.0.0.1:8086")
+    """REST, login and dashboard, over TLS."""
+    metrics: HTTPPort = HTTPPort(listen="127.0.0.1:8080")
+    """Prometheus, without TLS."""
+    routers: tuple[OtherRouter, ...] = ()
+    drain: float = Field(default=5.0, ge=0)
+    """Seconds that streams get for ending when the controller is told to end."""
+
+    def settings(self) -> Settings:
+        """Return the part that is about the lab."""
+        return Settings.model_validate({name: getattr(self, name) for name in Settings.model_fields})
+
+
+def default_folder() -> Path:
+    """Return where a lab is kept that was told no place."""
+    home = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
+    return Path(home) / "jumpstarter" / "lab"
+
+
+def read_config(path: Path) -> ControllerConfig:
+    """Read a config file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigurationError: what is wrong in it, with file, line and key.
+    """
+    try:
+        document = read_document(path)
+    except FileNotFoundError:
+        raise MissingFile(
+            f"Controller config '{path}' does not exist; without --config everything has defaults"
+        ) from None
+    return build(ControllerConfig, document, document.data if document.data is not None else {})
