@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,12 @@ _OPTIONS = {
     "grpc.max_reconnect_backoff_ms": 5000,
 }
 
+
+END_KEY = "x-jmp-stream-end"
+"""Trailing metadata key by which our routers say why a stream was ended that its two ends did not end."""
+
+RIGHT_LOST = "cut"
+"""Its value for a stream whose right has ended: the lease has ended, was handed over, or is no longer shared."""
 
 _ORDINARY_ENDS = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED)
 """Statuses that a call has when one of the two ends closed it; peers of version 0.9 abort."""
@@ -71,10 +77,18 @@ class RouterChannels:
                 await shared.channel.close()
 
     @asynccontextmanager
-    async def connect(self, endpoint: str, token: str, stream: AnyByteStream) -> AsyncGenerator[None, None]:
+    async def connect(
+        self, endpoint: str, token: str, stream: AnyByteStream, *, told: Callable[[str], None] | None = None
+    ) -> AsyncGenerator[None, None]:
         """Bridge `stream` to the other holder of `token` through the router at `endpoint`.
 
         The body runs while both directions are forwarded; leaving it waits until both have ended.
+
+        Args:
+            endpoint: `host:port` of the router.
+            token: names the stream.
+            stream: what to bridge.
+            told: called with the router's reason, when it gives one for ending the stream; see END_KEY.
 
         Raises:
             ConnectionError: the router can't be reached, or failed while it forwarded.
@@ -87,6 +101,10 @@ class RouterChannels:
             try:
                 async with forward_stream(RouterStream(context=context), stream):
                     yield
+                if told is not None and context.done():
+                    for key, value in await context.trailing_metadata() or ():
+                        if key == END_KEY:
+                            told(str(value))
                 if context.done() and (code := await context.code()) not in _ORDINARY_ENDS:
                     details = await context.details() or "no details"
                     raise ConnectionError(f"the router at {endpoint} ended a stream: {code.name}: {details}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .decorators import MARKER_MAGIC
+from .decorators import MARKER_MAGIC, MARKER_WATCH
 
 _MISSING = object()
 
@@ -67,6 +67,12 @@ def find_method(driver: object, name: str, marker: str) -> tuple[Callable[..., A
         entry = (raw, _describe(raw))
         table[name, marker] = entry
     return getattr(driver, name), entry[1]
+
+
+def is_harmless(driver: object, name: str, marker: str) -> bool:
+    """Tell whether `driver` has a method exported under `marker` that clients may use who only look on."""
+    raw = _lookup(driver, type(driver), name)
+    return _mark(raw, marker) == MARKER_MAGIC and _mark(raw, MARKER_WATCH) == MARKER_MAGIC
 
 
 def _mark(raw: Any, marker: str) -> Any:

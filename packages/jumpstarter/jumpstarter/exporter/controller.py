@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import grpc
-from jumpstarter_protocol import jumpstarter_pb2, jumpstarter_pb2_grpc
+from jumpstarter_protocol import jumpstarter_pb2, jumpstarter_pb2_grpc, lab_pb2, lab_pb2_grpc
 
 from jumpstarter.common.cancellation import answer
 from jumpstarter.common.enums import ExporterStatus
@@ -81,6 +81,10 @@ class Controller:
     _current: _Shared | None = field(default=None, init=False)
     _opening: anyio.Lock = field(default_factory=anyio.Lock, init=False)
     _releases_by_report: bool = field(default=False, init=False)
+    connected: bool = field(default=False, init=False)
+    """Whether the stream by which the controller tells of leases is open, as far as is known here."""
+    takes_use_reports: bool = field(default=True, init=False)
+    """Whether the controller may know of reports of use; False once it said that it doesn't."""
 
     async def aclose(self) -> None:
         """Close the channel; a later call opens another."""
@@ -90,12 +94,12 @@ class Controller:
                 await shared.channel.close()
 
     @asynccontextmanager
-    async def _attempt(self, what: str) -> AsyncGenerator[Any, None]:
-        """Yield a stub; errors of the body become `Transient` or `Refused`."""
+    async def _attempt(self, what: str, service: Callable[[Any], Any]) -> AsyncGenerator[Any, None]:
+        """Yield a stub of a service; errors of the body become `Transient` or `Refused`."""
         shared: _Shared | None = None
         try:
             shared = await self._use()
-            yield jumpstarter_pb2_grpc.ControllerServiceStub(shared.channel)
+            yield service(shared.channel)
         except grpc.aio.AioRpcError as error:
             text = f"{what}: {error.code().name}: {error.details() or 'no details'}"
             if error.code() in FINAL:
@@ -131,12 +135,18 @@ class Controller:
             with anyio.CancelScope(shield=True):
                 await shared.channel.close()
 
-    async def call(self, what: str, rpc: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def call(
+        self,
+        what: str,
+        rpc: Callable[[Any], Awaitable[Any]],
+        service: Callable[[Any], Any] = jumpstarter_pb2_grpc.ControllerServiceStub,
+    ) -> Any:
         """Make one unary call with a stub, again and again until there is an answer.
 
         Args:
             what: what is being tried, for the log.
             rpc: makes the call.
+            service: makes the stub for a channel.
 
         Raises:
             Refused: the controller gave an answer that won't change.
@@ -144,7 +154,7 @@ class Controller:
         backoff = self.backoff()
         while True:
             try:
-                async with self._attempt(what) as stub:
+                async with self._attempt(what, service) as stub:
                     return await answer(rpc(stub))
             except Transient as error:
                 _log_failure(backoff, error)
@@ -157,6 +167,7 @@ class Controller:
         handle: Callable[[Any], Awaitable[None]],
         *,
         resume: Callable[[], Awaitable[None]] | None = None,
+        is_lifeline: bool = False,
     ) -> None:
         """Pass every message of a server's stream to `handle`, opening the stream again whenever it ends.
 
@@ -165,6 +176,7 @@ class Controller:
             rpc: opens the stream with a stub.
             handle: takes a message.
             resume: called before the stream is opened again after a failure.
+            is_lifeline: whether the controller is reachable is judged by this stream, see `connected`.
         """
         backoff = self.backoff()
         failed = False
@@ -172,10 +184,12 @@ class Controller:
             try:
                 if failed and resume is not None:
                     await resume()
-                async with self._attempt(what) as stub:
+                async with self._attempt(what, jumpstarter_pb2_grpc.ControllerServiceStub) as stub:
                     call = rpc(stub)
                     try:
                         async for message in call:
+                            if is_lifeline:
+                                self.connected = True
                             if failed:
                                 logger.info("%s: connected again", what)
                             failed = False
@@ -183,6 +197,8 @@ class Controller:
                             await handle(message)
                     finally:
                         call.cancel()
+                        if is_lifeline:
+                            self.connected = False
             except (Transient, Refused) as error:
                 _log_failure(backoff, error)
                 failed = True
@@ -213,7 +229,8 @@ class Controller:
         """
         request = jumpstarter_pb2.ReportStatusRequest(message=message)
         request.status = status.to_proto()
-        async with self._attempt("can't report the status to the controller") as stub:
+        what = "can't report the status to the controller"
+        async with self._attempt(what, jumpstarter_pb2_grpc.ControllerServiceStub) as stub:
             await answer(stub.ReportStatus(request, timeout=RPC_TIMEOUT))
 
     async def release(self, lease_name: str, status: ExporterStatus, message: str) -> None:
@@ -235,6 +252,37 @@ class Controller:
             await self.call(what, lambda stub: stub.ReportStatus(report, timeout=RPC_TIMEOUT))
         except Refused as error:
             logger.warning("lease %s lasts until its end: %s", lease_name, error)
+
+    async def drain(self, draining: bool, reason: str) -> None:
+        """Have no further leases assigned after the present one, or have leases assigned again.
+
+        Raises:
+            Refused: with UNIMPLEMENTED by controllers that don't know of it.
+        """
+        request = lab_pb2.DrainRequest(draining=draining, reason=reason)
+        what = "can't tell the controller whether to assign leases"
+        await self.call(what, lambda stub: stub.Drain(request, timeout=RPC_TIMEOUT), lab_pb2_grpc.LabServiceStub)
+
+    async def report_use(self, request: lab_pb2.ReportUseRequest) -> float | None:
+        """Say what a lease is used for.
+
+        Returns:
+            Seconds after which an exporter in use should report again, or None when the controller takes no reports.
+
+        Raises:
+            Refused: the controller doesn't want this report.
+        """
+        what = f"lease {request.lease_name}: can't report its use to the controller"
+        try:
+            response = await self.call(
+                what, lambda stub: stub.ReportUse(request, timeout=RPC_TIMEOUT), lab_pb2_grpc.LabServiceStub
+            )
+        except Refused as error:
+            if error.code is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+            self.takes_use_reports = False
+            return None
+        return float(response.interval.ToTimedelta().total_seconds())
 
 
 def _log_failure(backoff: Backoff, error: Exception) -> None:

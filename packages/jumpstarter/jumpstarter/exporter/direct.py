@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
 from anyio import BrokenResourceError, ClosedResourceError, create_task_group, fail_after
@@ -14,11 +14,12 @@ from anyio.abc import AnyByteStream, ObjectStream
 
 from jumpstarter.common.exceptions import ConfigurationError
 from jumpstarter.common.tempfile import TemporaryUnixListener
-from jumpstarter.streams.direct import SUFFIX, DirectStream, read_object, write_object
+from jumpstarter.streams.direct import SUFFIX, Connection, DirectStream, read_object, write_object
 from jumpstarter.streams.pump import PumpAttribute
 from jumpstarter.streams.sockets import SocketByteStream
 
 if TYPE_CHECKING:
+    from .door import Door
     from .session import Session
 
 logger = logging.getLogger(__name__)
@@ -51,21 +52,28 @@ class _Aborted(Exception):
 class _Call:
     """Answers over a connection what a gRPC call would: metadata, or a status instead."""
 
-    def __init__(self, connection: SocketByteStream) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._code: grpc.StatusCode | None = None
         self.stream: DirectStream | None = None
+
+    def code(self) -> grpc.StatusCode | None:
+        """Return the status that the stream was ended with."""
+        return self._code
 
     async def accept(self, stream: ObjectStream[bytes], metadata: dict[str, str]) -> AnyByteStream:
         """Tell the client that its stream is open, and return this end of it."""
-        raw = stream.extra(PumpAttribute.socket, None) is not None
+        # Only a plain socket can be half-closed, and joined with another without a look at what passes.
+        raw = all(PumpAttribute.socket in end.extra_attributes for end in (stream, self._connection))
         await write_object(self._connection, {"metadata": metadata, "raw": raw})
         if raw:
-            return self._connection
+            return cast(SocketByteStream, self._connection)
         self.stream = DirectStream(self._connection)
         return self.stream
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing: Any = ()) -> NoReturn:
         """End the stream with a status."""
+        self._code = code
         try:
             if self.stream is not None:
                 await self.stream.fail(details)
@@ -83,6 +91,11 @@ async def _serve_one(session: Session, connection: SocketByteStream) -> None:
         except BrokenResourceError as error:
             logger.debug("a client asked for no stream: %s", error)
             return
+    await serve_request(session, connection, request)
+
+
+async def serve_request(session: Session | Door, connection: Connection, request: dict[str, Any]) -> None:
+    """Open the stream that a client asked for over its connection, and forward it until it ends."""
     call = _Call(connection)
     try:
         async with create_task_group() as tg:

@@ -20,9 +20,10 @@ from jumpstarter_protocol import jumpstarter_pb2
 from jumpstarter.common.enums import ExporterStatus
 from jumpstarter.common.metadata import Metadata
 from jumpstarter.common.router import RouterChannels
-from jumpstarter.streams.unix import connect_unix
 
+from .callers import ROLES_LABEL
 from .controller import Controller, Refused, StatusReporter, Transient
+from .controller_host import ControllerHost
 from .lease_context import LeaseContext
 from .lease_runner import SHOW_TIME, LeaseRunner
 from .session import Session
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from jumpstarter.common.grpc import TLSConfig
     from jumpstarter.driver import Driver
 
+    from .direct_server import DirectListen, DirectServer
     from .hooks import HookExecutor
 
 __all__ = ["Exporter"]
@@ -82,6 +84,8 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
     shutdown: Shutdown = Shutdown.LEAVE
     """The state that the devices are left in when a lease, or what stands for one, is over."""
     token: str = field(default="", repr=False)
+    direct_listen: DirectListen | None = None
+    """Where to listen for clients that reach this machine without a router; None for nowhere."""
     show_time: float = SHOW_TIME
     """Seconds that the last status of a lease stays to be seen by connected clients."""
 
@@ -93,6 +97,8 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
         self._registered = False
         self._client_name = ""
         self._runner: LeaseRunner | None = None
+        self._host: ControllerHost | None = None
+        self._direct: DirectServer | None = None
         self._news = anyio.Event()
         self._startup = CancelScope()
         self._is_standalone = False
@@ -219,7 +225,7 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
             return
         logger.info("registered with the controller; %d drivers", len(reports))
         self._reporter.report(ExporterStatus.AVAILABLE)
-        async with anyio.create_task_group() as tasks:
+        async with self._listening_directly(), anyio.create_task_group() as tasks:
             tasks.start_soon(self._reporter.run)
             tasks.start_soon(self._follow_status)
             task_status.started()
@@ -229,9 +235,22 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
                 await self._reporter.settle()
             tasks.cancel_scope.cancel()
 
+    @asynccontextmanager
+    async def _listening_directly(self) -> AsyncGenerator[None, None]:
+        if self.direct_listen is None:
+            yield
+            return
+        from .direct_server import DirectServer
+
+        async with DirectServer.listening(self.direct_listen) as self._direct:
+            try:
+                yield
+            finally:
+                self._direct = None
+
     async def _register(self, reports: Sequence[jumpstarter_pb2.DriverInstanceReport]) -> None:
         self._reports = list(reports)
-        await self._controller.register(self.labels, self._reports)
+        await self._controller.register({**self.labels, ROLES_LABEL: "1"}, self._reports)
         self._registered = True
 
     async def _follow_status(self) -> None:
@@ -245,6 +264,7 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
             lambda stub: stub.Status(jumpstarter_pb2.StatusRequest()),
             self._take_status,
             resume=resume,
+            is_lifeline=True,
         )
 
     async def _take_status(self, response: jumpstarter_pb2.StatusResponse) -> None:
@@ -254,6 +274,8 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
         self._client_name = response.client_name
         if runner is not None:
             if runner.context.lease_name == name:
+                if self._host is not None and runner.context.client_name != response.client_name:
+                    self._host.handed_over(response.client_name)
                 runner.context.update_client(response.client_name)
             else:
                 runner.lease_ended()
@@ -270,7 +292,19 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
     async def _serve_lease(self, name: str) -> None:
         logger.info("lease %s of client %s begins", name, self._client_name or "unknown")
         context = LeaseContext(name, anyio.Event(), client_name=self._client_name)
-        await self._run(context, _ControllerHost(self))
+        host = ControllerHost(
+            controller=self._controller,
+            reporter=self._reporter,
+            routers=self._routers,
+            open_drivers=self._open_session,
+            shutdown=self.shutdown,
+            direct=self._direct,
+        )
+        self._host = host
+        try:
+            await self._run(context, host)
+        finally:
+            self._host = None
         logger.info("lease %s is over", name)
         if self._stop_after_lease or self.exit_on_lease_end:
             self.stop()
@@ -279,7 +313,7 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
             warning = context.status_message if context.current_status is ExporterStatus.AVAILABLE else ""
             self._reporter.report(ExporterStatus.AVAILABLE, warning)
 
-    async def _run(self, context: LeaseContext, host: _ControllerHost | _StandaloneHost) -> None:
+    async def _run(self, context: LeaseContext, host: ControllerHost | _StandaloneHost) -> None:
         """Serve one lease from its beginning to its end."""
         runner = LeaseRunner(context=context, host=host, hooks=self.hook_executor, show_time=self.show_time)
         self._runner = runner
@@ -355,52 +389,6 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
                 # There is no lease to give back, and it would fail the same way for the next client.
                 self.stop(exit_code=1)
         session.update_status(ExporterStatus.OFFLINE, "the exporter stopped")
-
-
-@dataclass(frozen=True)
-class _ControllerHost:
-    """What a lease of a controller needs of its exporter."""
-
-    exporter: Exporter
-
-    @asynccontextmanager
-    async def open_session(self, context: LeaseContext) -> AsyncGenerator[Session, None]:
-        async with self.exporter._open_session() as session:
-            try:
-                yield session
-            finally:
-                await settle(session, self.exporter.shutdown)
-
-    @asynccontextmanager
-    async def serve_session(self, context: LeaseContext, session: Session) -> AsyncGenerator[None, None]:
-        async with session.serve_unix_with_hook_socket_async() as (main, hook):
-            context.socket_path, context.hook_socket_path = str(main), str(hook)
-            yield
-
-    async def listen(self, context: LeaseContext, accept: Callable[[Any], Any]) -> None:
-        request = jumpstarter_pb2.ListenRequest(lease_name=context.lease_name)
-        what = f"lease {context.lease_name}: the controller announces no connections"
-        await self.exporter._controller.follow(what, lambda stub: stub.Listen(request), accept)
-
-    async def bridge(self, context: LeaseContext, connection: Any) -> None:
-        async with (
-            await connect_unix(context.socket_path) as stream,
-            self.exporter._routers.connect(connection.router_endpoint, connection.router_token, stream),
-        ):
-            pass
-
-    def report(self, status: ExporterStatus, message: str) -> None:
-        self.exporter._reporter.report(status, message)
-
-    async def release(self, runner: LeaseRunner) -> None:
-        context = runner.context
-        await self.exporter._controller.release(context.lease_name, context.current_status, context.status_message)
-
-    async def await_release(self, runner: LeaseRunner) -> None:
-        """Nothing to do: the client gives the lease back, or it lasts until its end."""
-
-    def has_direct_clients(self, context: LeaseContext) -> bool:
-        return False
 
 
 @dataclass

@@ -217,7 +217,7 @@ async def test_an_exporter_registers_its_drivers_and_reports_itself_available(la
             "jumpstarter.client.DriverClient"
         ] * 2
         assert request.reports[1].parent_uuid == request.reports[0].uuid
-        assert dict(request.labels) == {"jumpstarter.dev/name": BOARD}
+        assert dict(request.labels) == {"jumpstarter.dev/name": BOARD, "jumpstarter.dev/roles": "1"}
         await until(lab, lambda: statuses(lab) == ["AVAILABLE"])
     assert statuses(lab) == ["AVAILABLE", "OFFLINE"]
     assert lab.controller.unregistered == [BOARD]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from anyio.abc import AnyByteStream, ObjectStream
 
     from jumpstarter.driver import Driver
+    from jumpstarter.exporter.door import Door
     from jumpstarter.exporter.lease_context import LeaseContext
 
 logger = logging.getLogger(__name__)
@@ -158,11 +159,15 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
 
     @asynccontextmanager
     async def _serve(
-        self, bind: Callable[[grpc.aio.Server], None], interceptors: Sequence[Any] | None = None
+        self,
+        bind: Callable[[grpc.aio.Server], None],
+        interceptors: Sequence[Any] | None = None,
+        door: Door | None = None,
     ) -> AsyncGenerator[grpc.aio.Server, None]:
         server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
-        jumpstarter_pb2_grpc.add_ExporterServiceServicer_to_server(self, server)
-        router_pb2_grpc.add_RouterServiceServicer_to_server(self, server)
+        servicer: Any = self if door is None else door
+        jumpstarter_pb2_grpc.add_ExporterServiceServicer_to_server(servicer, server)
+        router_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
         bind(server)
         await server.start()
         try:
@@ -220,6 +225,13 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
         """Serve on two temporary Unix sockets; yields the one for clients and the one for hooks."""
         async with self.serve_unix_async() as main, self.serve_hooks_async() as hook:
             yield main, hook
+
+    @asynccontextmanager
+    async def serve_door_async(self, door: Door) -> AsyncGenerator[Path, None]:
+        """Serve one client of a lease on a temporary Unix socket, through its door; yields the socket's path."""
+        with TemporarySocket() as path:
+            async with self._serve(lambda server: server.add_insecure_port(f"unix://{path}"), door=door):
+                yield path
 
     @asynccontextmanager
     async def serve_hooks_async(self) -> AsyncGenerator[Path, None]:
@@ -343,7 +355,10 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
 
     async def Stream(self, request_iterator: Any, context: Any) -> None:
         """Open the stream that the metadata name and forward both directions until they end."""
+        await self.serve_call(self.serve_stream, context)
 
+    async def serve_call(self, serve: Callable[..., Awaitable[None]], context: Any) -> None:
+        """Serve a call of `Stream` by `serve`, which takes the arguments of `serve_stream`."""
         failure: Exception | None = None
 
         async def accept(stream: ObjectStream[bytes], metadata: dict[str, str]) -> ObjectStream[bytes]:
@@ -359,7 +374,7 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
 
         async with create_task_group() as tg:
             try:
-                await self.serve_stream(dict(context.invocation_metadata()), context, accept)
+                await serve(dict(context.invocation_metadata()), context, accept)
             except Exception as error:  # noqa: BLE001 (raised again below, outside the group that would wrap it)
                 failure = error
             tg.cancel_scope.cancel()
@@ -412,6 +427,18 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
         return f"the exporter is not ready for calls: its status is {self._status.name}" + (
             f" ({self._status_message})" if self._status_message else ""
         )
+
+    def find(self, uuid: str) -> Driver | None:
+        """Return the driver that a client names, if there is one."""
+        return self._by_text.get(uuid.lower())
+
+    def names(self) -> dict[str, str]:
+        """Return the names from the root down to each driver, joined by dots, by UUID."""
+        found: dict[str, str] = {}
+        for uuid, parent, name, _ in self._enumerated:
+            above = found.get(str(parent.uuid), "") if parent is not None else ""
+            found.setdefault(str(uuid), f"{above}.{name}" if above else name or "")
+        return found
 
     async def _admit(self, uuid: str, context: Any) -> Driver:
         """Return the driver that a call names, or end the call with the reason why not."""

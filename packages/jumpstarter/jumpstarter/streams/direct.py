@@ -15,14 +15,13 @@ import json
 import os
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, Event
 from anyio.abc import AnyByteStream, ObjectStream
 
 from .pump import PumpAttribute
-from .sockets import SocketByteStream
 from .unix import connect_unix
 
 SUFFIX = ".streams"
@@ -45,6 +44,17 @@ PART_SIZE = 1 << 20
 _LENGTH = struct.Struct(">I")
 _EOF = 0xFFFFFFFF
 _FAILURE = 0xFFFFFFFE
+
+
+class Connection(Protocol):
+    """What carries a stream: a socket, or TLS over one."""
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]: ...
+    async def receive(self, max_bytes: int = ...) -> bytes: ...
+    async def send(self, item: bytes) -> None: ...
+    def abort(self) -> None: ...
+    async def aclose(self) -> None: ...
 
 
 class Refused(Exception):
@@ -83,13 +93,13 @@ async def open_direct(path: str, request: Mapping[str, Any]) -> tuple[dict[str, 
         raise
 
 
-async def write_object(connection: SocketByteStream, value: Mapping[str, Any]) -> None:
+async def write_object(connection: Connection, value: Mapping[str, Any]) -> None:
     """Send one JSON object with its length in front."""
     text = json.dumps(value, separators=(",", ":")).encode()
     await connection.send(_LENGTH.pack(len(text)) + text)
 
 
-async def read_object(connection: SocketByteStream) -> dict[str, Any]:
+async def read_object(connection: Connection) -> dict[str, Any]:
     """Receive one JSON object, and not a byte beyond it.
 
     Raises:
@@ -100,14 +110,14 @@ async def read_object(connection: SocketByteStream) -> dict[str, Any]:
         raise BrokenResourceError(f"the other end announced an object of {length} bytes")
     try:
         value = json.loads(await _exactly(connection, length))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenResourceError("the other end sent something else than JSON") from error
     if not isinstance(value, dict):
         raise BrokenResourceError("the other end sent something else than a JSON object")
     return value
 
 
-async def _exactly(connection: SocketByteStream, size: int) -> bytes:
+async def _exactly(connection: Connection, size: int) -> bytes:
     received = b""
     while len(received) < size:
         try:
@@ -120,7 +130,7 @@ async def _exactly(connection: SocketByteStream, size: int) -> bytes:
 class DirectStream(ObjectStream[bytes]):
     """Chunks over a connected socket; see the module for their form."""
 
-    def __init__(self, connection: SocketByteStream) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._buffer = b""
         self._offset = 0

@@ -27,6 +27,9 @@ READ_SIZE = 256 * 1024
 UNIX_BUFFER = 1 << 20
 """Bytes that a Unix socket may hold, or as many as the system allows: each time it is full, two processes switch."""
 
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+"""Options of tcp(7) for `keep_alive`, as far as a system has them."""
+
 ATTEMPT_DELAY = 0.25
 """Seconds until the next address is tried beside the one before it (RFC 8305)."""
 
@@ -44,6 +47,13 @@ class SocketByteStream(SocketStream):
         self._closed = False
         self._receiving = anyio.ResourceGuard("reading from")
         self._sending = anyio.ResourceGuard("writing to")
+
+    def keep_alive(self) -> None:
+        """Have the system notice within a minute of silence that the peer's machine, or the way to it, is gone."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEP_ALIVE.items():
+            if (option := getattr(socket, name, None)) is not None:
+                self._sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
