@@ -107,8 +107,8 @@ class Switchboard:
         self._lab = lab
         self._tokens = tokens
         self._routers = routers
-        self._ready_patience = ready_patience
-        self._listener_patience = listener_patience
+        self.ready_patience = ready_patience
+        self.listener_patience = listener_patience
         self._grants: dict[Key, _Grants] = {}
         self._listening: dict[Key, dict[Key, anyio.CancelScope]] = {}
         self._tasks: TaskGroup | None = None
@@ -181,7 +181,7 @@ class Switchboard:
 
     async def _offer(self, key: Key, offer: Offer) -> None:
         try:
-            await self.queues.offer(key, offer, self._listener_patience)
+            await self.queues.offer(key, offer, self.listener_patience)
         except NoListener:
             raise Said(
                 Code.UNAVAILABLE,
@@ -212,7 +212,7 @@ class Switchboard:
         found = self._look(client, key, await self._find(key))
         if _ready(found[0]):
             return found
-        with anyio.move_on_after(self._ready_patience):
+        with anyio.move_on_after(self.ready_patience):
             async with self._lab.follow(found[0].key, key) as changes:
                 async for _ in changes:
                     found = self._look(client, key, await self._find(key))
@@ -329,7 +329,9 @@ _HOOKS = {
 
 def _check_status(exporter: Exporter) -> None:
     reason, text = "EXPORTER_OFFLINE", ""
-    if not exporter.online or exporter.status is ExporterStatus.OFFLINE:
+    # One that says that it doesn't know its status counts as offline for leases, and may be connected nevertheless.
+    known = exporter.status is not ExporterStatus.UNSPECIFIED
+    if (known and not exporter.online) or exporter.status is ExporterStatus.OFFLINE:
         text = "exporter is offline"
     elif exporter.status in _HOOKS:
         reason, text = "HOOK_FAILED", f"exporter hook {_HOOKS[exporter.status]} failed"
