@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import os
 import signal
@@ -16,6 +17,9 @@ from random import Random
 import grpc
 import pytest
 from anyio import EndOfStream
+from jumpstarter.common.router import RouterChannels
+from jumpstarter.common.tls import TLSConfigV1Alpha1
+from jumpstarter.streams.common import create_memory_stream
 from jumpstarter.streams.router import RouterStream
 from jumpstarter_protocol import router_pb2
 
@@ -131,6 +135,34 @@ async def test_X02_bulk_arrives_exactly_both_ways_in_bounded_memory(
     assert received == (BULK, sent)
     assert received_back == (back, sent_back)
     assert peak - before < ROOM
+
+
+async def test_all_that_was_sent_arrives_although_its_sender_leaves_when_both_directions_have_ended(
+    router_process: Process, certificate: Certificate, tokens: StreamTokens, one_loop: None
+) -> None:
+    size = 8 << 20
+    tls = TLSConfigV1Alpha1(ca=base64.b64encode(certificate.chain.read_bytes()).decode())
+    near, far = create_memory_stream()
+    async with certificate.channel(router_process.address) as channel:
+        exporter = framed(certificate, channel, tokens.issue("s", side="exporter"))
+
+        async def client() -> None:
+            async with (
+                RouterChannels(tls) as channels,
+                channels.connect(router_process.address, tokens.issue("s", side="client"), far),
+            ):
+                await near.send(bytes(size))
+                await near.send_eof()
+
+        async with asyncio.timeout(60):
+            # The exporter has nothing to say, and reads slowly at first.
+            await exporter.send_eof()
+            leaving = asyncio.create_task(client())
+            first = await exporter.receive()
+            await asyncio.wait([leaving], timeout=1)
+            count, _ = await drink(exporter)
+            await leaving
+    assert len(first) + count == size
 
 
 async def test_X04_when_a_process_is_killed_its_idle_peer_ends_well(serve: Serve, tokens: StreamTokens) -> None:

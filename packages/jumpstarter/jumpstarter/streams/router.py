@@ -24,6 +24,9 @@ Peers without it treat that frame as data, so it must not be sent to them.
 CLOSE_TIMEOUT = 2.0
 """Seconds that closing waits for the other end to have taken everything that was sent."""
 
+TAKE_TIMEOUT = 30.0
+"""Seconds that the other end may take for reading what is on its way when both directions have ended."""
+
 _DATA = router_pb2.FRAME_TYPE_DATA
 _GOAWAY = router_pb2.FRAME_TYPE_GOAWAY
 _RST_STREAM = router_pb2.FRAME_TYPE_RST_STREAM
@@ -154,6 +157,19 @@ class RouterStream(ObjectStream[bytes]):
         except _GONE:
             pass
         return False
+
+    async def wait_taken(self, timeout: float = TAKE_TIMEOUT) -> None:
+        """Wait until the other end has taken everything, when both directions have ended; after closing, too.
+
+        A call that is cancelled before that loses what is on its way. The other end, a router in particular, gives the
+        status when it has read all.
+        """
+        if self._calling and self._eof_sent and self._eof_received:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self.context.code()
+            except TimeoutError:
+                pass
 
     def abort(self) -> None:
         """Cancel the call, which tells the other end that this one has not got, or given, everything."""

@@ -175,3 +175,36 @@ async def test_a_cancelled_receive_loses_neither_the_call_nor_a_chunk(tmp_path: 
             await stream.receive()
         await stream.aclose()
     assert sum(map(len, received)) == 10 * MAX_PAYLOAD
+
+
+async def test_waiting_until_all_is_taken_lets_a_slow_reader_have_everything(tmp_path: Path) -> None:
+    received: list[int] = []
+
+    async def slow(context: Any) -> None:
+        async with RouterStream(context=context) as stream:
+            await stream.send_eof()
+            with move_on_after(0.3):
+                await sleep_forever()
+            received.extend([len(chunk) async for chunk in stream])
+
+    async with call(tmp_path, slow) as stream:
+        for _ in range(20):
+            await stream.send(b"x" * 1000)
+        await stream.send_eof()
+        with pytest.raises(EndOfStream):
+            await stream.receive()
+        await stream.wait_taken()
+        stream.abort()
+    assert received == [1000] * 20
+
+
+async def test_waiting_until_all_is_taken_is_bounded(tmp_path: Path) -> None:
+    async def stuck(context: Any) -> None:
+        await RouterStream(context=context).send_eof()
+        await sleep_forever()
+
+    async with call(tmp_path, stuck) as stream:
+        await stream.send_eof()
+        with pytest.raises(EndOfStream):
+            await stream.receive()
+        await stream.wait_taken(timeout=0.1)
