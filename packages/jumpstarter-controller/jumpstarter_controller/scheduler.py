@@ -234,11 +234,14 @@ class Scheduler:
                 self._enqueue(new, now)
         else:
             self._dequeue(key)
-        before, after = (lease.policy if lease is not None and not lease.ended else "" for lease in (old, new))
-        if before != after and before:
-            # What a client gave back may let it have another one by the same rule.
-            client = (old or new).client  # type: ignore[union-attr]
-            self._reclassify(self._world.leases_of(Key(Kind.CLIENT, key.namespace, client)), now)
+        # What a client has, or gave back, by a rule may change what else it may have by the same one.
+        before, after = (
+            (lease.client, lease.policy) if lease is not None and not lease.ended else ("", "") for lease in (old, new)
+        )
+        if before != after:
+            for client, policy in (before, after):
+                if policy:
+                    self._reclassify(self._world.leases_of(Key(Kind.CLIENT, key.namespace, client)), now)
 
     def _reclassify(self, leases: Iterable[Lease], now: datetime) -> None:
         for lease in leases:

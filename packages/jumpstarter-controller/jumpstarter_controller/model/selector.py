@@ -111,19 +111,21 @@ class Selector:
 
     def normal(self) -> Selector:
         """Return a selector of the same meaning in which parts that say the same are written the same way, once."""
-        labels = dict(self.labels)
-        requirements: set[Requirement] = set()
+        wanted = {key: {value} for key, value in self.labels.items()}
         refused: dict[str, set[str]] = {}
+        rest: set[Requirement] = set()
         for item in self.requirements:
-            values = tuple(sorted(set(item.values)))
-            if item.operator == "NotIn":
-                refused.setdefault(item.key, set()).update(values)
-            elif item.operator == "In" and len(values) == 1 and labels.get(item.key, values[0]) == values[0]:
-                labels[item.key] = values[0]
+            if item.operator == "In":
+                wanted[item.key] = wanted.get(item.key, set(item.values)) & set(item.values)
+            elif item.operator == "NotIn":
+                refused.setdefault(item.key, set()).update(item.values)
             else:
-                requirements.add(Requirement(item.key, item.operator, values))
-        requirements.update(Requirement(key, "NotIn", tuple(sorted(values))) for key, values in refused.items())
-        return Selector(dict(sorted(labels.items())), tuple(sorted(requirements)))
+                rest.add(item)
+        labels = {key: next(iter(values)) for key, values in sorted(wanted.items()) if len(values) == 1}
+        # A label that has to have several values at once is one of none: nothing matches.
+        several = [Requirement(key, "In", tuple(sorted(values))) for key, values in wanted.items() if len(values) != 1]
+        none_of = [Requirement(key, "NotIn", tuple(sorted(values))) for key, values in refused.items()]
+        return Selector(labels, tuple(sorted((*several, *none_of, *rest))))
 
     def means_the_same(self, other: Selector) -> bool:
         """Return whether both are known to select the same, however they were written."""
