@@ -66,12 +66,12 @@ class AdminService:
 
     # -- accounts --------------------------------------------------------------------------------
 
-    def _message(self, account: Account | Exporter) -> admin_pb2.Account:
+    def _message(self, account: Account | Exporter, *, devices: bool = True) -> admin_pb2.Account:
         state = None
         if isinstance(account, Exporter):
             view = self.lab.exporter_view(account)
             state = self.messages.exporter_state(view, self.lab.clock.now(), hidden=True)
-        return account_message(account, state)
+        return account_message(account, state, devices=devices)
 
     def _credentials(self, account: Account | Exporter, token: str) -> admin_pb2.AccountCredentials:
         message = admin_pb2.AccountCredentials(
@@ -110,7 +110,8 @@ class AdminService:
         selector = convert.selector_of(request.filter, "filter")
         found = self.lab.accounts(kind_of(request.kind), self._namespaces(request.parent), selector)
         items, token = _page(found, request)
-        return admin_pb2.ListAccountsResponse(accounts=[self._message(item) for item in items], next_page_token=token)
+        accounts = [self._message(item, devices=request.with_devices) for item in items]
+        return admin_pb2.ListAccountsResponse(accounts=accounts, next_page_token=token)
 
     async def UpdateAccount(self, call: Call, request: Any) -> Any:
         wanted, account = request.account, self._account(request.account.name)
@@ -202,6 +203,9 @@ class AdminService:
     async def ListLeases(self, call: Call, request: Any) -> Any:
         size, after = paging.page_size(request.page_size), paging.after(request.page_token)
         namespace = self._namespace(request.parent)
+        if request.lease:
+            lease = await self.lab.lease(Key(Kind.LEASE, namespace, request.lease))
+            return admin_pb2.ListLeasesResponse(leases=self._lease_states([] if lease is None else [lease]))
         found: list[Lease] = []
         while True:
             # Filtered here, so a page may take several looks.
@@ -219,9 +223,11 @@ class AdminService:
         if size and len(found) > size:
             found = found[:size]
             token = paging.token_after(found[-1].meta.name)
+        return admin_pb2.ListLeasesResponse(leases=self._lease_states(found), next_page_token=token)
+
+    def _lease_states(self, leases: Sequence[Lease]) -> list[Any]:
         now = self.lab.clock.now()
-        states = [self.messages.lease_state(self.lab.view(lease), "", now) for lease in found]
-        return admin_pb2.ListLeasesResponse(leases=states, next_page_token=token)
+        return [self.messages.lease_state(self.lab.view(lease), "", now) for lease in leases]
 
     async def EndLease(self, call: Call, request: Any) -> Any:
         key = parse_key(request.name, Kind.LEASE)

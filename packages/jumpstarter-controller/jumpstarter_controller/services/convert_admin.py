@@ -35,11 +35,14 @@ def kind_of(number: int) -> Kind:
     return KINDS[number]
 
 
-def account_message(account: Account | Exporter, state: lab_pb2.ExporterState | None = None) -> admin_pb2.Account:
+def account_message(
+    account: Account | Exporter, state: lab_pb2.ExporterState | None = None, *, devices: bool = True
+) -> admin_pb2.Account:
     """Return an account.
 
     Args:
         state: of an exporter.
+        devices: tell each device of an exporter, and not only how many there are.
     """
     meta = account.meta
     message = admin_pb2.Account(
@@ -61,6 +64,11 @@ def account_message(account: Account | Exporter, state: lab_pb2.ExporterState | 
                 state=state, online=account.online, registered=account.registered, devices=len(account.devices)
             )
         )
+        if devices:
+            message.exporter.device.extend(
+                admin_pb2.Device(uuid=device.uuid, parent_uuid=device.parent_uuid, labels=dict(device.labels))
+                for device in account.devices
+            )
     return message
 
 

@@ -72,16 +72,35 @@ class Account(_message.Message):
     def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., name: _Optional[str] = ..., uid: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., username: _Optional[str] = ..., enabled: bool = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., token_expires: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., version: _Optional[str] = ..., exporter: _Optional[_Union[ExporterPart, _Mapping]] = ...) -> None: ...
 
 class ExporterPart(_message.Message):
-    __slots__ = ("state", "online", "registered", "devices")
+    __slots__ = ("state", "online", "registered", "devices", "device")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ONLINE_FIELD_NUMBER: _ClassVar[int]
     REGISTERED_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     state: _lab_pb2.ExporterState
     online: bool
     registered: bool
     devices: int
-    def __init__(self, state: _Optional[_Union[_lab_pb2.ExporterState, _Mapping]] = ..., online: bool = ..., registered: bool = ..., devices: _Optional[int] = ...) -> None: ...
+    device: _containers.RepeatedCompositeFieldContainer[Device]
+    def __init__(self, state: _Optional[_Union[_lab_pb2.ExporterState, _Mapping]] = ..., online: bool = ..., registered: bool = ..., devices: _Optional[int] = ..., device: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
+
+class Device(_message.Message):
+    __slots__ = ("uuid", "parent_uuid", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    PARENT_UUID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    uuid: str
+    parent_uuid: str
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, uuid: _Optional[str] = ..., parent_uuid: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class AccountCredentials(_message.Message):
     __slots__ = ("account", "endpoint", "ca", "token", "expires")
@@ -127,18 +146,20 @@ class CreateAccountRequest(_message.Message):
     def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., parent: _Optional[str] = ..., id: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., username: _Optional[str] = ..., token_life: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ListAccountsRequest(_message.Message):
-    __slots__ = ("kind", "parent", "filter", "page_size", "page_token")
+    __slots__ = ("kind", "parent", "filter", "page_size", "page_token", "with_devices")
     KIND_FIELD_NUMBER: _ClassVar[int]
     PARENT_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WITH_DEVICES_FIELD_NUMBER: _ClassVar[int]
     kind: Kind
     parent: str
     filter: str
     page_size: int
     page_token: str
-    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., parent: _Optional[str] = ..., filter: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    with_devices: bool
+    def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., parent: _Optional[str] = ..., filter: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., with_devices: bool = ...) -> None: ...
 
 class ListAccountsResponse(_message.Message):
     __slots__ = ("accounts", "next_page_token")
@@ -229,20 +250,22 @@ class ListPoliciesResponse(_message.Message):
     def __init__(self, policies: _Optional[_Iterable[_Union[Policy, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class ListLeasesRequest(_message.Message):
-    __slots__ = ("parent", "only_active", "client", "exporter", "page_size", "page_token")
+    __slots__ = ("parent", "only_active", "client", "exporter", "page_size", "page_token", "lease")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     ONLY_ACTIVE_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     EXPORTER_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
     parent: str
     only_active: bool
     client: str
     exporter: str
     page_size: int
     page_token: str
-    def __init__(self, parent: _Optional[str] = ..., only_active: bool = ..., client: _Optional[str] = ..., exporter: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    lease: str
+    def __init__(self, parent: _Optional[str] = ..., only_active: bool = ..., client: _Optional[str] = ..., exporter: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., lease: _Optional[str] = ...) -> None: ...
 
 class ListLeasesResponse(_message.Message):
     __slots__ = ("leases", "next_page_token")
