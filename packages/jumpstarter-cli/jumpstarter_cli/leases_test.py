@@ -234,7 +234,9 @@ def test_the_plain_function_is_below_two_wrappers(place: tuple[str, str], keywor
     parameters = inspect.signature(function).parameters
     # Callers of 0.9 give these; what was added has a default.
     assert set(keywords.split()) <= set(parameters)
-    assert all(parameters[name].default is not inspect.Parameter.empty for name in set(parameters) - {*keywords.split()})
+    assert all(
+        parameters[name].default is not inspect.Parameter.empty for name in set(parameters) - {*keywords.split()}
+    )
 
 
 def test_collaborators_are_module_globals(monkeypatch: pytest.MonkeyPatch) -> None:

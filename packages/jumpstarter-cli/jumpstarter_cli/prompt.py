@@ -1,13 +1,13 @@
-"""Messages while an interactive shell has the terminal: on lines of their own, with the prompt drawn anew below."""
+"""Messages while an interactive shell has the terminal: above the line that is being written, which stays as it is."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from .child import Child
@@ -60,23 +60,30 @@ class BesidePrompt:
             self._stream.flush()
 
     def _show(self, lines: list[str]) -> None:
-        text = "".join(f"{line}\r\n" for line in lines if line)
-        if not text:
+        width, height = self._size()
+        rows = [row for line in lines for row in textwrap.wrap(line, width - 1)]
+        if not rows:
             return
-        pid = self._child.pid
-        # A shell with job control is a process group of its own, in the foreground while it shows its prompt.
-        prompting = pid is not None and self._foreground() == pid
-        # A prompt is drawn anew below; what another program has written stays, wherever in a line that ended.
-        start = "\r\x1b[K" if prompting else "\r\n" if pid is not None else ""
-        self._stream.write(start + text)
+        if self._child.pid is None:
+            text = "".join(f"{row}\r\n" for row in rows)
+        elif os.environ.get("TERM", "dumb") == "dumb" or len(rows) > height // 2:
+            text = "\r\n" + "".join(f"{row}\r\n" for row in rows)
+        else:
+            text = _above(rows)
+        self._stream.write(text)
         self._stream.flush()
-        if prompting and pid is not None:
-            with suppress(OSError):
-                # Shells draw their prompt anew for a window that changes its size.
-                os.kill(pid, signal.SIGWINCH)
 
-    def _foreground(self) -> int | None:
+    def _size(self) -> tuple[int, int]:
         try:
-            return os.tcgetpgrp(self._stream.fileno())
+            columns, rows = os.get_terminal_size(self._stream.fileno())
         except (OSError, ValueError):
-            return None
+            return 80, 24
+        return max(columns, 20), max(rows, 4)
+
+
+def _above(rows: list[str]) -> str:
+    """Return what inserts rows above the one that the cursor is in, which keeps what it shows (ECMA-48, 8.3.67 IL)."""
+    count = len(rows)
+    # Room below, by scrolling where there is none; then the row moves down, and the cursor follows it in its column.
+    room = "\x1bD" * count + f"\x1b[{count}A"
+    return f"{room}\x1b7\r\x1b[{count}L" + "\r\n".join(rows) + f"\x1b8\x1b[{count}B"

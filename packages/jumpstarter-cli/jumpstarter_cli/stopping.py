@@ -16,20 +16,22 @@ async def until_stopped(work: Callable[[], Awaitable[None]]) -> int:
     """
     received: list[int] = []
     failure: Exception | None = None
+    scope = anyio.CancelScope()
 
     async def watch() -> None:
+        # To the end, so that a second Ctrl-C of an impatient user changes nothing.
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             async for number in signals:
                 received.append(number)
-                tasks.cancel_scope.cancel()
-                return
+                scope.cancel()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch)
-        try:
-            await work()
-        except Exception as error:  # noqa: BLE001 - raised again below, outside of the group that would wrap it
-            failure = error
+        with scope:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - raised again below, outside of the group that would wrap it
+                failure = error
         tasks.cancel_scope.cancel()
     if received:
         return 128 + received[0]

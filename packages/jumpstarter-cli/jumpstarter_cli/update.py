@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import click
+from jumpstarter.config.env import JMP_LEASE
 from jumpstarter_cli_common.alias import AliasedGroup
 from jumpstarter_cli_common.config import opt_config
 from jumpstarter_cli_common.exceptions import ClickExceptionRed, handle_exceptions_with_reauthentication
@@ -26,7 +27,7 @@ def update() -> None:
 
 @update.command("lease", short_help="Change a lease.")
 @opt_config(exporter=False)
-@click.argument("name")
+@click.argument("name", envvar=JMP_LEASE)
 @opt_duration_partial(default=None)
 @opt_begin_time
 @click.option("--to-client", default=None, metavar="CLIENT", help="Hand the lease over to this client.")
@@ -58,7 +59,10 @@ def update_lease(
     share: tuple[str, ...] = (),
     unshare: tuple[str, ...] = (),
 ) -> None:
-    """Change how long the lease NAME lasts, when it begins, whose it is, or who may use it too."""
+    """Change how long the lease NAME lasts, when it begins, whose it is, or who may use it too.
+
+    Inside `jmp shell`, NAME is the lease of the shell unless another one is given.
+    """
     changed = duration is not None or begin_time is not None or extend is not None or bool(to_client)
     if not (changed or share or unshare):
         raise click.UsageError(

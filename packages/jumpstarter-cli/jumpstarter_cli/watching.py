@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -43,7 +44,10 @@ def watch(changes: Changes, draw: Draw, output: OutputType) -> int:
         async with aclosing(changes):
             await shown.follow(changes)
 
-    return anyio.run(until_stopped, work)
+    code = anyio.run(until_stopped, work)
+    if live and code == 128 + signal.SIGINT:
+        click.echo()  # the terminal has shown ^C
+    return code
 
 
 class _Lines:
@@ -131,7 +135,7 @@ class _Live:
     def __init__(self, table: Draw) -> None:
         self._table = table
         self._items: dict[str, Any] = {}
-        self._lost = ""
+        self._lost = self._since = ""
         self._current = False
         self._drawn = 0
         self._size: tuple[int, int] | None = None
@@ -153,11 +157,14 @@ class _Live:
         self._draw()
 
     def _take(self, change: Change[Any]) -> None:
-        self._lost = ""
         item: Any = change.item
         if change.kind is ChangeKind.LOST:
-            self._lost = f"{change.text}; trying again since {datetime.now():%H:%M:%S}"
-        elif change.kind is ChangeKind.DELETED:
+            self._since = self._since or f"{datetime.now():%H:%M:%S}"
+            self._lost = f"No news since {self._since}, trying again: {change.text}"
+            self._changed.set()
+            return
+        self._lost = self._since = ""
+        if change.kind is ChangeKind.DELETED:
             self._items.pop(item.name, None)
         elif change.kind is ChangeKind.PUT:
             self._items[item.name] = item

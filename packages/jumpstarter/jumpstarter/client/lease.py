@@ -26,10 +26,10 @@ from jumpstarter.common.condition import condition_false, condition_message, con
 from jumpstarter.common.exceptions import ConnectionError, ExporterOfflineError, ExporterUnreachableError
 from jumpstarter.common.grpc import translate_grpc_exceptions
 from jumpstarter.common.router import RouterChannels
-from jumpstarter.common.tempfile import TemporaryUnixListener
 from jumpstarter.common.tls import TLSConfigV1Alpha1
 
 from .direct_lease import DirectLease
+from .direct_path import serve_path
 from .exceptions import LeaseError, LeaseTimeoutError
 from .grpc import ClientService
 from .lease_watch import ANSWER_DELAY, Clock, watch
@@ -274,7 +274,7 @@ class Lease:
                     raise
                 text = error.message
             if text:
-                spinner.update_status(f"{text}; still waiting, trying again")
+                spinner.update_status(f"still waiting: {text}; trying again")
             await sleep(next(waits) if text else next(polls))
 
     async def _follow(self, spinner: LeaseAcquisitionSpinner) -> LeaseState | None:
@@ -406,6 +406,10 @@ class Lease:
         Raises:
             ConnectionError: the exporter can't be reached; the message says why.
         """
+        if self.lease_transferred and self._dial_error is not None:
+            # Said once; what still tries to connect, such as the watch over the exporter's status, is turned away.
+            logger.debug("connection refused: %s", self._dial_error)
+            return
         try:
             response = await self._dial()
             self._dial_error = None
@@ -465,7 +469,7 @@ class Lease:
     @asynccontextmanager
     async def serve_unix_async(self) -> AsyncGenerator[Path, None]:
         """Listen on a temporary Unix socket whose connections lead to the exporter; yields its path."""
-        async with TemporaryUnixListener(self.handle_async) as path:
+        async with serve_path(self.handle_async) as path:
             yield path
 
     @contextmanager

@@ -110,7 +110,7 @@ async def test_a_lost_controller_is_told_and_the_wait_goes_on(
         with fail_after(BOUND):
             async with lease:
                 assert lease.exporter_name == "rpi-1"
-    assert told(caplog, "can't reach the controller: restarting; still waiting, trying again")
+    assert told(caplog, "still waiting: can't reach the controller: restarting; trying again")
 
 
 async def test_a_stream_that_breaks_is_opened_again(telling_lab: Any) -> None:
@@ -271,7 +271,7 @@ async def test_a_role_that_is_taken_away_is_noticed(telling_lab: Any, caplog: py
         ):
             await first.svc.share_lease(first.name, "bob", None)
             await until(lambda: second.lease_transferred)
-    assert told(caplog, "of client 'alice' is not shared with you any more")
+    assert told(caplog, "lease of rpi-1 of client 'alice' is not shared with you any more")
 
 
 async def test_a_lease_that_is_not_shared_is_refused_with_the_way_to_share_it(telling_lab: Any) -> None:

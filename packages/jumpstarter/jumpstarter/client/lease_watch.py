@@ -73,7 +73,7 @@ class _Watch:
                     await changed.wait()
             tasks.cancel_scope.cancel()
         self._lease.lease_ended = True
-        logger.info("lease %s has ended%s", self._lease.name, f": {reason}" if (reason := self._end_reason()) else "")
+        logger.info("%s has ended%s", self._subject, f": {reason}" if (reason := self._end_reason()) else "")
         self._notify(timedelta(0), "")
 
     def _end_reason(self) -> str:
@@ -81,6 +81,12 @@ class _Watch:
         if state is not None and state.ended:
             return state.reason or (end_reason(state) or "").lower()
         return "" if self._gone else "its time is over"
+
+    @property
+    def _subject(self) -> str:
+        """What people know it by: the exporter, of which there is one at a time."""
+        exporter = self._state.exporter if self._state is not None else ""
+        return f"lease of {exporter}" if exporter else f"lease {self._lease.name}"
 
     # -- listening -------------------------------------------------------------------------------
 
@@ -123,7 +129,7 @@ class _Watch:
 
     def _take(self, state: LeaseState) -> None:
         if self._lost:
-            logger.info("the lease %s is watched again", self._lease.name)
+            logger.info("%s is watched again", self._subject)
         self._lost, self._state = False, state
         self._deadline = deadline_of(state, self._clock)
         if state.idle_until is None:
@@ -145,7 +151,7 @@ class _Watch:
         if self._over():
             return
         if not self._lost:
-            logger.warning("the lease %s can't be watched for now: %s", self._lease.name, text)
+            logger.warning("%s can't be watched for now: %s", self._subject, text)
         self._lost = True
         self._wake()
 
@@ -192,30 +198,32 @@ class _Watch:
             self._warned = False
             limit = f"; {self._at(state.limit)} is its limit" if state.limit is not None else ""
             logger.info(
-                "lease %s was extended and ends at %s now (%s left)%s",
-                self._lease.name,
+                "%s was extended and ends at %s now (%s left)%s",
+                self._subject,
                 self._at_end(deadline),
                 left(remaining),
                 limit,
             )
-        elif moved <= -self._threshold:
+        elif moved <= -self._threshold and remaining > self._threshold:
             self._told = deadline
             logger.info(
-                "lease %s was shortened and ends at %s now (%s left)",
-                self._lease.name,
+                "%s was shortened and ends at %s now (%s left)",
+                self._subject,
                 self._at_end(deadline),
                 left(remaining),
             )
 
     def _ending_text(self, state: LeaseState, remaining: float) -> str:
-        text = f"lease {self._lease.name} ends in {left(remaining)}"
+        text = f"{self._subject} ends in {left(remaining)}"
         if self._deadline is not None:
             text += f", at {self._at_end(self._deadline)}"
         if state.limit is not None and state.until is not None and state.until >= state.limit:
             return f"{text}; it can't be extended any further"
         if self._lease.role != "owner":
             return f"{text}; {state.client}, whose it is, can extend it"
-        return f"{text}; to keep it: jmp update lease {self._lease.name} --extend 30m"
+        # A shell, which has a callback, finds the name in its environment.
+        name = "" if self._lease.lease_ending_callback is not None else f" {self._lease.name}"
+        return f"{text}; to keep it: jmp update lease{name} --extend 30m"
 
     def _tell_idle(self, state: LeaseState) -> float:
         """Tell that the lease ends for want of use; return the seconds until that is due."""
@@ -231,14 +239,14 @@ class _Watch:
         if remaining > ahead:
             if self._idle_warned:
                 self._idle_warned = False
-                logger.info("lease %s is used again", self._lease.name)
+                logger.info("%s is used again", self._subject)
             return remaining - ahead
         if not self._idle_warned:
             self._idle_warned = True
             unused = left(self._clock.monotonic() - used)
             self._warn(
                 remaining,
-                f"lease {self._lease.name} was not used for {unused} and ends in {left(remaining)}, "
+                f"{self._subject} was not used for {unused} and ends in {left(remaining)}, "
                 f"at {self._at(idle_until)}, unless it is used",
             )
         return math.inf
@@ -251,19 +259,25 @@ class _Watch:
 
     def _check_owner(self, state: LeaseState) -> None:
         lease = self._lease
-        if lease.lease_transferred or not lease.client_name or not state.client or state.client == lease.client_name:
+        if lease.lease_transferred or not lease.client_name or not state.client:
+            return
+        if state.client == lease.client_name:
+            if lease.role != "owner":
+                logger.info("%s is yours now", self._subject)
+                lease.role = "owner"
             return
         if state.role in ("driver", "watcher"):
             if lease.role != state.role:
-                text = "belongs to client '%s' now" if lease.role == "owner" else "of client '%s' was shared anew"
-                logger.warning(f"lease %s {text}, and you are its {state.role}", lease.name, state.client)
+                if lease.role == "owner":
+                    logger.warning("%s belongs to client '%s' now", self._subject, state.client)
+                logger.info("%s: you are a %s now", self._subject, state.role)
                 lease.role, lease.release = state.role, False
             return
         lease.lease_transferred = True
         if lease.role == "owner":
-            logger.warning("lease %s belongs to client '%s' now", lease.name, state.client)
+            logger.warning("%s belongs to client '%s' now", self._subject, state.client)
         else:
-            logger.warning("lease %s of client '%s' is not shared with you any more", lease.name, state.client)
+            logger.warning("%s of client '%s' is not shared with you any more", self._subject, state.client)
 
     def _warn(self, remaining: float, text: str) -> None:
         if self._lease.lease_ending_callback is None:
@@ -278,7 +292,7 @@ class _Watch:
         try:
             lease.lease_ending_callback(lease, remaining)
         except Exception as error:  # noqa: BLE001 (a callback of any kind must not end the watch)
-            logger.warning("telling of the end of lease %s failed: %s", lease.name, error)
+            logger.warning("telling of the end of the %s failed: %s", self._subject, error)
 
 
 def deadline_of(state: LeaseRecord, clock: Clock) -> float | None:

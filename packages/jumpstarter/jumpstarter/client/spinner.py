@@ -94,7 +94,8 @@ class LeaseAcquisitionSpinner:
         text = f"{subject}: {message}"
         if width is not None and len(text) + len(elapsed) > width:
             if self.lease_name and _UUID.fullmatch(self.lease_name):
-                text = message[:1].upper() + message[1:]
+                text = message.removeprefix("waiting: ")
+                text = text[:1].upper() + text[1:]
             room = max(width - len(elapsed), 8)
             if len(text) > room:
                 text = text[: room - 1] + "…"

@@ -25,9 +25,11 @@ def ago(moment: datetime) -> str:
 
 
 def clock_time(moment: datetime) -> str:
-    """Return a moment in its own time zone: `14:05:10` of today, else with the date."""
-    same_day = moment.date() == datetime.now(moment.tzinfo).date()
-    return moment.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M")
+    """Return a moment in its own time zone: `14:05` of today, with seconds where they matter, else with the date."""
+    now = datetime.now(moment.tzinfo)
+    if moment.date() != now.date():
+        return moment.strftime("%Y-%m-%d %H:%M")
+    return moment.strftime("%H:%M:%S" if abs((moment - now).total_seconds()) < 600 else "%H:%M")
 
 
 def place(number: int, waiting: int) -> str:
