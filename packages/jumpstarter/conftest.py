@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import ipaddress
+import json
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -192,6 +193,8 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
         self.dials = 0
         self.ahead = datetime.timedelta(0)
         """How much the clock of the controller is ahead."""
+        self.tells_roles = False
+        """Whether stream tokens say whose stream it is."""
         self.shares: dict[str, dict[str, int]] = defaultdict(dict)
         """Roles of other clients by lease."""
         self.moved = Event()
@@ -458,11 +461,19 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
         if board.listener is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the exporter is not listening")
         self.dials += 1
-        token = f"stream-{self.dials}"
+        token = await self._token(lease, context) if self.tells_roles else f"stream-{self.dials}"
         await board.listener.send(
             jumpstarter_pb2.ListenResponse(router_endpoint=self.router_endpoint, router_token=token)
         )
         return jumpstarter_pb2.DialResponse(router_endpoint=self.router_endpoint, router_token=token)
+
+    async def _token(self, lease: client_pb2.Lease, context: Any) -> str:
+        """A stream token that says whose it is, with a signature that nobody looks at here."""
+        client, name = await self._client(context), lease.name.rpartition("/")[2]
+        share = lab_pb2.Role.Name(self.shares[name].get(client, lab_pb2.ROLE_OWNER))
+        claims = {"sub": str(self.dials), "client": client, "role": share.removeprefix("ROLE_").lower()}
+        body = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+        return f"e30.{body}.signature"
 
 
 class MockLabService(lab_pb2_grpc.LabServiceServicer):

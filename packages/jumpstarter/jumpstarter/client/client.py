@@ -15,6 +15,7 @@ from google.protobuf import empty_pb2
 from jumpstarter.common.cancellation import answer
 from jumpstarter.common.exceptions import ExporterUnreachableError
 
+from . import local_paths
 from .base import DriverClient
 from .errors import DriverError
 from .stub import MultipathExporterStub
@@ -54,6 +55,10 @@ def direct_streams_available(path: str) -> bool:
     return available(path)
 
 
+def _direct_if_available(path: str) -> str | None:
+    return path if direct_streams_available(path) else None
+
+
 @asynccontextmanager
 async def client_from_path(
     path: str | os.PathLike[str],
@@ -91,11 +96,14 @@ async def client_from_path(
     interceptors = None
     stream_metadata: tuple[tuple[str, str], ...] = ()
     blocking: partial[grpc.Channel] | None = None
-    direct = None
+    direct: str | partial[str | None] | None = None
     if not _is_tcp_address(address):
         channel = open_channel(address, grpc_options)
-        if not leased:
-            direct = address if direct_streams_available(address) else None
+        if leased or local_paths.find(address) is not None:
+            direct = partial(_direct_if_available, address)
+        elif direct_streams_available(address):
+            direct = address
+        if not leased or direct_streams_available(address):
             blocking = partial(open_blocking, address, grpc_options)
     else:
         if passphrase is not None:
@@ -113,7 +121,7 @@ async def client_from_path(
         )
         try:
             try:
-                client = await _client_from_stub(stub, portal, stack, allow, unsafe)
+                client = await _client_from_stub(stub, portal, stack, allow, unsafe, local_paths.find(address))
             except grpc.aio.AioRpcError as error:
                 raise _translate(error, address) from error
             yield client
@@ -168,9 +176,16 @@ async def client_from_channel(
 
 
 async def _client_from_stub(
-    stub: MultipathExporterStub, portal: BlockingPortal, stack: ExitStack, allow: list[str], unsafe: bool
+    stub: MultipathExporterStub,
+    portal: BlockingPortal,
+    stack: ExitStack,
+    allow: list[str],
+    unsafe: bool,
+    local: local_paths.LocalPath | None = None,
 ) -> DriverClient:
     response = await answer(stub.GetReport(empty_pb2.Empty(), timeout=REPORT_TIMEOUT))
+    if local is not None:
+        local.offered(response, stub)
     reports = [
         DriverReport(
             uuid=report.uuid,

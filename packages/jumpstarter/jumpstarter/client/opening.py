@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 from anyio import BrokenResourceError, move_on_after
 
+from jumpstarter.client import local_paths
 from jumpstarter.streams.direct import Refused, open_direct
 from jumpstarter.streams.metadata import MetadataStream
 from jumpstarter.streams.router import CLOSE_KEY, RouterStream
@@ -52,7 +53,10 @@ async def open_directly(path: str, request: dict[str, Any]) -> AsyncGenerator[Me
         grpc.aio.AioRpcError: the session did not open it, or is gone.
     """
     try:
-        metadata, stream = await open_direct(path, {"request": _text(request)})
+        wanted = {"request": _text(request)}
+        local = local_paths.find(path)
+        opened = await local.open_stream(wanted) if local is not None else None
+        metadata, stream = opened or await open_direct(path, wanted)
     except Refused as refused:
         code = getattr(grpc.StatusCode, refused.code, grpc.StatusCode.UNKNOWN)
         raise _error(code, refused.details) from None

@@ -26,7 +26,7 @@ class MultipathExporterStub:
         channels: Sequence[Any],
         *,
         blocking_channel: Callable[[], grpc.Channel] | None = None,
-        direct_path: str | None = None,
+        direct_path: str | Callable[[], str | None] | None = None,
         stream_metadata: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """
@@ -34,14 +34,15 @@ class MultipathExporterStub:
             channels: asynchronous channels, the preferred one first.
             blocking_channel: opens a channel for calls that block the calling thread instead of
                 passing through the event loop; the owner of the stub closes it by `close`.
-            direct_path: the session's socket, where it offers streams beside gRPC.
+            direct_path: the session's socket, where it offers streams beside gRPC; a function for one that may come
+                to offer them.
             stream_metadata: sent with every byte stream beside what that sends.
         """
         self.channels = list(channels)
         self._stubs = [_SessionStub(channel) for channel in self.channels]
         self._ready: _SessionStub | None = self._stubs[0] if len(self._stubs) == 1 else None
         self._open_blocking = blocking_channel
-        self.direct_path = direct_path
+        self._direct_path = direct_path
         self.stream_metadata = stream_metadata
 
     def add_channel(self, channel: Any) -> None:
@@ -49,6 +50,18 @@ class MultipathExporterStub:
         self.channels.append(channel)
         self._stubs.append(_SessionStub(channel))
         self._ready = self._stubs[0] if len(self._stubs) == 1 else None
+
+    def prefer_channel(self, channel: Any) -> None:
+        """Add a channel, the most preferred one."""
+        self.channels.insert(0, channel)
+        self._stubs.insert(0, _SessionStub(channel))
+        self._ready = self._stubs[0] if len(self._stubs) == 1 else None
+
+    @property
+    def direct_path(self) -> str | None:
+        """The session's socket, while it offers streams beside gRPC."""
+        path = self._direct_path
+        return path() if callable(path) else path
 
     def _select(self) -> _SessionStub:
         if self._ready is not None:

@@ -39,6 +39,9 @@ JMP_EXPORTER = "JMP_EXPORTER"
 JMP_EXPORTER_LABELS = "JMP_EXPORTER_LABELS"
 """Inside a shell: labels of that exporter, `key=value` pairs separated by commas."""
 
+JMP_DIRECT = "JMP_DIRECT"
+"""`0` keeps clients from reaching the exporters of leases without a router."""
+
 JMP_DISABLE_COMPRESSION = "JMP_DISABLE_COMPRESSION"
 """`1`: the exporter takes no compressed resources."""
 
