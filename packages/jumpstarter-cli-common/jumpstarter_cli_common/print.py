@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -62,6 +63,15 @@ def dump_yaml(model: Any) -> str:
     import yaml
 
     return str(yaml.safe_dump(model.model_dump(mode="json", by_alias=True), indent=2))
+
+
+def print_details(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and texts on stdout, one pair per line."""
+    pairs = list(rows)
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, text in pairs:
+        printable = "".join(char if char.isprintable() else " " for char in text)
+        click.echo(f"{name + ':':<{width + 1}}  {printable}")
 
 
 def _hook(model: Any, name: str) -> Any:
