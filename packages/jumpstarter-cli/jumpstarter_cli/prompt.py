@@ -78,7 +78,8 @@ class BesidePrompt:
             columns, rows = os.get_terminal_size(self._stream.fileno())
         except (OSError, ValueError):
             return 80, 24
-        return max(columns, 20), max(rows, 4)
+        # A terminal that doesn't know its size says 0.
+        return max(columns or 80, 20), max(rows or 24, 4)
 
 
 def _above(rows: list[str]) -> str:
