@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, WrapValidator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, WrapValidator, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from .common import CONFIG_API_VERSION, ObjectMeta, PathOnUse, config_path, validate_alias
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .document import Document
 
 __all__ = [
+    "DirectConfigV1Alpha1",
     "ExporterConfigListV1Alpha1",
     "ExporterConfigV1Alpha1",
     "ExporterConfigV1Alpha1DriverInstance",
@@ -72,6 +73,50 @@ class FailureDetectionConfigV1Alpha1(BaseModel):
     """Failures in a row that end it."""
     rapid_failure_window: int = Field(default=60, gt=0, alias="rapidFailureWindow")
     """Seconds; a run that lasted longer than this starts the count anew."""
+
+
+class DirectConfigV1Alpha1(BaseModel):
+    """Where clients of leases may reach the exporter without a router, if their network lets them."""
+
+    model_config = _STRICT
+
+    listen: str
+    """`[HOST:]PORT`; without HOST on all IPv4 interfaces, and `auto` for PORT is a free one."""
+    advertise: list[str] = Field(default_factory=list)
+    """`HOST` or `HOST:PORT` as clients reach it; by default the addresses that it listens on."""
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("listen")
+    @classmethod
+    def _check_listen(cls, value: str) -> str:
+        parse_listen(value)
+        return value
+
+    @field_validator("advertise")
+    @classmethod
+    def _check_advertise(cls, value: list[str]) -> list[str]:
+        for address in value:
+            if not address or any(char.isspace() or char in "/@?#" for char in address):
+                raise ValueError(f"{address!r} is not of the form HOST or HOST:PORT")
+        return value
+
+
+def parse_listen(value: str) -> tuple[str, int]:
+    """Return host and port of `[HOST:]PORT`, where PORT may be `auto` for a free one, which is 0 then.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    host, _, port = value.rpartition(":")
+    if port == "auto":
+        port = "0"
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535) or any(char.isspace() for char in host):
+        raise ValueError(f"{value!r} is not of the form [HOST:]PORT, with a port up to 65535 or 'auto'")
+    return host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port)
 
 
 class ExporterConfigV1Alpha1DriverInstanceProxy(BaseModel):
@@ -253,6 +298,9 @@ class ExporterConfigV1Alpha1(BaseModel):
     shutdown: Literal["leave", "off", "reset"] = Field(default="leave")
     """The state that devices are left in at the end of a session: as they are, without power, or reset."""
 
+    direct: DirectConfigV1Alpha1 | None = Field(default=None)
+    """Let clients of leases come without a router; by default they can't."""
+
     # -- files -----------------------------------------------------------------------------------
 
     @classmethod
@@ -348,6 +396,8 @@ class ExporterConfigV1Alpha1(BaseModel):
             values.pop("exitOnLeaseEnd")
         if config.shutdown == "leave":
             values.pop("shutdown")
+        if config.direct is None:
+            values.pop("direct")
         return dump(values)
 
     @classmethod

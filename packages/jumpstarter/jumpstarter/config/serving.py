@@ -127,6 +127,13 @@ async def exporter_for(config: ExporterConfigV1Alpha1, *, standalone: bool) -> A
         from jumpstarter.exporter.hooks import HookExecutor
 
         arguments["hook_executor"] = HookExecutor(config=hooks)
+    if config.direct is not None and not standalone:
+        from jumpstarter.exporter.direct_server import DirectListen
+
+        from .exporter import parse_listen
+
+        host, port = parse_listen(config.direct.listen)
+        arguments["direct_listen"] = DirectListen(host, port, tuple(config.direct.advertise))
     exporter = Exporter(
         channel_factory=lambda: controller_channel("Exporter", config),
         device_factory=config.instantiate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from jumpstarter.common.router import RouterChannels
 from .callers import ROLES_LABEL
 from .controller import Controller, Refused, StatusReporter, Transient
 from .controller_host import ControllerHost
+from .draining import Draining
 from .lease_context import LeaseContext
 from .lease_runner import SHOW_TIME, LeaseRunner
 from .session import Session
@@ -101,6 +103,12 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
         self._direct: DirectServer | None = None
         self._news = anyio.Event()
         self._startup = CancelScope()
+        self._errands: deque[Callable[[], Awaitable[None]]] = deque()
+        self._draining = Draining(
+            controller=self._controller,
+            register=lambda: self._register(self._reports),
+            has_lease=lambda: bool(self._runner or self.lease_name),
+        )
         self._is_standalone = False
         self._stopping = False
         self._stop_after_lease = False
@@ -142,6 +150,8 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
         runner = self._runner
         if wait_for_lease_exit and runner is not None and not self._is_standalone:
             self._stop_after_lease = True
+            # Whoever waits for these devices is better served by others than in the moment in which this one goes.
+            self._draining.set(True, "the exporter stops after this lease")
             return
         if runner is not None and self._stopping:
             runner.interrupt()
@@ -150,6 +160,47 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
             runner.stop()
         self._startup.cancel()
         self._news.set()
+
+    # -- between leases --------------------------------------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Whether no further leases are taken."""
+        return self._draining.wanted
+
+    def drain(self, reason: str = "") -> None:
+        """Serve the present lease to its end and take no further one until `resume`; serving goes on.
+
+        Args:
+            reason: for people who look at the exporter.
+        """
+        self._draining.set(True, reason)
+
+    def resume(self) -> None:
+        """Take leases again."""
+        self._draining.set(False)
+
+    def when_free(self, errand: Callable[[], Awaitable[None]]) -> None:
+        """Have something done by `serve` when there is no lease, or when the present one is over, before the next one.
+
+        Args:
+            errand: may use the devices and stop the exporter; it must not raise.
+        """
+        self._errands.append(errand)
+        self._news.set()
+
+    async def try_drivers(self, factory: Callable[[], Driver]) -> None:
+        """Find out whether drivers can be made; only for errands, as the devices must be free.
+
+        Raises:
+            Exception: what the drivers raised.
+        """
+        with anyio.fail_after(SETUP_TIMEOUT):
+            root = await to_thread.run_sync(factory, abandon_on_cancel=True)
+        try:
+            await _describe(Session(uuid=self.uuid, labels=self.labels, root_device=root))
+        finally:
+            await _in_time(root.close)
 
     # -- sessions --------------------------------------------------------------------------------
 
@@ -228,6 +279,7 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
         async with self._listening_directly(), anyio.create_task_group() as tasks:
             tasks.start_soon(self._reporter.run)
             tasks.start_soon(self._follow_status)
+            tasks.start_soon(self._draining.run)
             task_status.started()
             await self._serve_leases()
             # So that no report that is still on its way overtakes the last one.
@@ -256,7 +308,9 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
     async def _follow_status(self) -> None:
         async def resume() -> None:
             # The controller may be another one, or have given this exporter up meanwhile.
-            await self._register(self._reports)
+            if self._draining.registered:
+                await self._register(self._reports)
+            self._draining.repeat()
             self._reporter.repeat()
 
         await self._controller.follow(
@@ -284,13 +338,17 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
     async def _serve_leases(self) -> None:
         while not self._stopping:
             self._news = anyio.Event()
-            if self.lease_name:
+            if self._errands:
+                await self._errands.popleft()()
+            elif self.lease_name:
                 await self._serve_lease(self.lease_name)
             else:
                 await self._news.wait()
 
     async def _serve_lease(self, name: str) -> None:
         logger.info("lease %s of client %s begins", name, self._client_name or "unknown")
+        if self.exit_on_lease_end:
+            self._draining.set(True, "the exporter stops after this lease")
         context = LeaseContext(name, anyio.Event(), client_name=self._client_name)
         host = ControllerHost(
             controller=self._controller,
@@ -306,6 +364,7 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
         finally:
             self._host = None
         logger.info("lease %s is over", name)
+        self._draining.wake()
         if self._stop_after_lease or self.exit_on_lease_end:
             self.stop()
         if not self._stopping:
