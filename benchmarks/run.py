@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "interop"))
 
 import peer  # noqa: E402 (found by the line above)
+from router import figures  # noqa: E402
 
 PARTS = HERE / "parts"
 OURS = Path(sys.executable).parent
@@ -431,6 +432,16 @@ def flash(published: Path | None, folder: Path) -> Iterator[Row]:
         )
 
 
+def router(published: Path | None, folder: Path) -> Iterator[Row]:
+    """Streams through our router; the published one is no Python program, and is not installed here."""
+    for figure in figures(folder, serving, measure):
+        if figure.goal is None:
+            yield Row(figure.name, figure.unit, figure.value, None, "", None)
+        else:
+            check = at_most if figure.low else at_least
+            yield check(figure.name, figure.unit, figure.value, None, figure.goal)
+
+
 GROUPS: dict[str, Callable[[Path | None, Path], Iterator[Row]]] = {
     "startup": startup,
     "calls": calls,
@@ -438,6 +449,7 @@ GROUPS: dict[str, Callable[[Path | None, Path], Iterator[Row]]] = {
     "forward": forward,
     "upload": upload,
     "flash": flash,
+    "router": router,
 }
 
 

@@ -119,7 +119,7 @@ class Relay(grpc.GenericRpcHandler):
         """End streams at once, and refuse callers who come for them later; return how many calls were ended."""
         wanted = frozenset(streams)
         for stream in wanted:
-            self._spent.add(stream, End.CUT)
+            self._spent.add(stream, cut=True)
         return self._finish((call for call in self._calls if call.claims.stream in wanted), End.CUT)
 
     def cut_lease(self, lease: str, client: str = "") -> int:
@@ -183,15 +183,7 @@ class Relay(grpc.GenericRpcHandler):
 
     def _admitted(self, context: Any) -> StreamClaims:
         claims = self._verify(bearer_token(context.invocation_metadata()))
-        match self._spent.get(claims.stream):
-            case None:
-                pass
-            case End.CUT:
-                message = "the stream's right has ended; ask the controller for a new one, with a lease that is yours"
-                raise Refused(Code.UNAUTHENTICATED, "STREAM_CUT", message)
-            case _:
-                message = "the stream token was used already, and is good for one stream; dial again"
-                raise Refused(Code.UNAUTHENTICATED, "STREAM_TOKEN_USED", message)
+        self._spent.check(claims.stream)
         if claims.stream not in self._waiting:
             if self._draining:
                 raise Refused(Code.UNAVAILABLE, "ROUTER_STOPPING", "the router is stopping; dial again")
@@ -212,7 +204,7 @@ class Relay(grpc.GenericRpcHandler):
                 # The caller lost its connection, and came again before that was noticed here.
                 other.finish(End.SUPERSEDED)
             else:
-                self._spent.add(stream, End.LOST)
+                self._spent.add(stream)
                 self._joints.add(call.join(other))
                 self._streams_total += 1
                 return True
@@ -258,24 +250,31 @@ class _Spent:
     """Streams that are not to be joined any more, until their tokens have expired."""
 
     most: int
-    _ends: dict[str, End] = field(default_factory=dict)
+    _cut: dict[str, bool] = field(default_factory=dict)
+    """Of each stream, whether it has lost its right or was merely used."""
     _due: deque[tuple[float, str]] = field(default_factory=deque)
 
-    def add(self, stream: str, end: End) -> None:
-        known = self._ends.get(stream)
-        if known is None:
+    def add(self, stream: str, *, cut: bool = False) -> None:
+        if stream not in self._cut:
             self._due.append((time.monotonic() + REMEMBERED, stream))
-        self._ends[stream] = end
+        self._cut[stream] = cut or self._cut.get(stream, False)
         self._forget()
 
-    def get(self, stream: str) -> End | None:
+    def check(self, stream: str) -> None:
+        """Raise `Refused` for a stream that is spent."""
         self._forget()
-        return self._ends.get(stream)
+        cut = self._cut.get(stream)
+        if cut:
+            message = "the right to the stream has ended; dial again, if the lease is still yours"
+            raise Refused(Code.UNAUTHENTICATED, "STREAM_CUT", message)
+        if cut is not None:
+            message = "the stream token was used already, and is good for one stream; dial again"
+            raise Refused(Code.UNAUTHENTICATED, "STREAM_TOKEN_USED", message)
 
     def _forget(self) -> None:
         now = time.monotonic()
         while self._due and (self._due[0][0] < now or len(self._due) > self.most):
-            del self._ends[self._due.popleft()[1]]
+            del self._cut[self._due.popleft()[1]]
 
 
 def bearer_token(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:

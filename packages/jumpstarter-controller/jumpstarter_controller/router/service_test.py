@@ -352,6 +352,18 @@ async def test_oversized_message_ends_its_stream_and_no_other(serve: Serve, toke
         assert await soon(other[0].read()) == b"x"
 
 
+async def test_message_that_unpacks_to_an_oversized_one_ends_its_stream(serve: Serve, tokens: StreamTokens) -> None:
+    async with serve() as router, router.certificate.channel(router.address) as channel:
+        metadata = (("authorization", f"Bearer {tokens.issue('s', side='client')}"),)
+        bomb = channel.stream_stream(METHOD)(metadata=metadata, compression=grpc.Compression.Gzip)
+        exporter = await router.call(tokens.issue("s", side="exporter"))
+        await soon(bomb.write(b"x" * 1000))
+        assert await soon(exporter.read()) == b"x" * 1000
+        await soon(bomb.write(bytes(64 << 20)))
+        assert await soon(bomb.code()) == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await ending(exporter) == (grpc.StatusCode.OK, "peer-lost")
+
+
 async def test_counters_tell_streams_and_bytes_of_each_side(serve: Serve, tokens: StreamTokens) -> None:
     async with serve() as router:
         relay = router.relay
