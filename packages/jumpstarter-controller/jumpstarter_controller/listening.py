@@ -22,9 +22,9 @@ MOST_METADATA = 32 << 10
 class Keepalive:
     """How connections are kept, and how lost ones are noticed."""
 
-    ping_every: float = 4.0
-    """Seconds of silence after which a peer is pinged."""
-    answer_within: float = 6.0
+    ping_every: float = 2.5
+    """Seconds of silence after which a peer is pinged; gRPC may take up to twice as long."""
+    answer_within: float = 5.0
     """Seconds that it has for an answer: long enough for one that is stopped or slow for a moment.
 
     Together with `Settings.leases.offline_after` this is how long an exporter that vanished without a word counts as
@@ -39,6 +39,8 @@ class Keepalive:
         options |= {
             "grpc.keepalive_time_ms": int(self.ping_every * 1000),
             "grpc.keepalive_timeout_ms": int(self.answer_within * 1000),
+            # Pings that measure the connection have a bound of their own, and hold back those that keep it alive.
+            "grpc.http2.ping_timeout_ms": int((self.ping_every + self.answer_within) * 1000),
             "grpc.keepalive_permit_without_calls": 1,
             "grpc.http2.max_pings_without_data": 0,
             "grpc.http2.min_ping_interval_without_data_ms": int(self.accept_every * 1000),

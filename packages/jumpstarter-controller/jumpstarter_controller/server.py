@@ -188,12 +188,12 @@ class LabServer:
         hosts = [_reachable(split_address(address)[0]) for address in (where.listen, where.router_listen) if address]
         hosts += [split_address(told, "endpoint")[0] for told in (where.endpoint, where.router_endpoint) if told]
         self.certificates = ServerCertificates(await self._certificate_source(list(dict.fromkeys(hosts))))
-        credentials = self.certificates.grpc_credentials()
-        self.port = bind(services, where.listen, credentials)
+        # Each port has credentials of its own, which remember what they showed last.
+        self.port = bind(services, where.listen, self.certificates.grpc_credentials())
         self.endpoint = where.endpoint or _told(where.listen, self.port)
         self.router_endpoint = where.router_endpoint or self.endpoint
         if where.router_listen:
-            port = bind(router, where.router_listen, credentials)
+            port = bind(router, where.router_listen, self.certificates.grpc_credentials())
             self.router_endpoint = where.router_endpoint or _told(where.router_listen, port)
 
     async def _certificate_source(self, hosts: Sequence[str]) -> Files | Issued:

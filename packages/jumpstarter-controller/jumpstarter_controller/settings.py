@@ -33,10 +33,10 @@ class Leases(Section):
     """How leases are given and kept."""
 
     max_tags: int = Field(default=10, ge=0)
-    offline_after: Positive = timedelta(seconds=5)
+    offline_after: Positive = timedelta(seconds=4)
     """An exporter whose connection is lost counts as offline after this; its lease goes on.
 
-    One that vanishes without a word is noticed within 9 seconds, to which this is added.
+    The loss of one that vanishes without a word is noticed within 10 seconds, to which this is added.
     """
     pending_grace: Length = timedelta(seconds=30)
     """A pending lease whose owner watched it, and does not any more, is cancelled after this."""

@@ -10,15 +10,6 @@ import pytest
 from jumpstarter_controller.testing import RunningLab, Stubs, running_lab
 
 
-@pytest.fixture(scope="session")
-async def one_loop() -> AsyncIterator[None]:
-    """Have all tests after this one use the same event loop.
-
-    grpc.aio hands the end of a cancelled call to whichever loop runs next, which fails when the call's own is closed.
-    """
-    yield  # noqa: PT022 (the loop is kept as long as this fixture is)
-
-
 @pytest.fixture
 async def lab(tmp_path: Path, one_loop: None) -> AsyncIterator[RunningLab]:
     """A lab that serves on the event loop of the test."""

@@ -77,8 +77,23 @@ BY_RPC: Mapping[tuple[str, Code], Wording] = {
 }
 """Exceptions from PLAIN and BY_CODE, by rpc."""
 
-BY_REASON: Mapping[tuple[str, str], Wording] = {}
-"""Exceptions from the above, by rpc and reason."""
+OWN_CODES: Mapping[str, Code] = {
+    "ALREADY_EXISTS": Code.ALREADY_EXISTS,
+    "INVALID_SELECTOR": Code.INVALID_ARGUMENT,
+    "INVALID_TIMES": Code.INVALID_ARGUMENT,
+    "IS_OWNER": Code.FAILED_PRECONDITION,
+    "LEASE_ENDED": Code.FAILED_PRECONDITION,
+    "NOT_BEGUN": Code.FAILED_PRECONDITION,
+    "NOT_FOUND": Code.NOT_FOUND,
+    "NOT_HELD": Code.FAILED_PRECONDITION,
+    "NOT_OWNER": Code.PERMISSION_DENIED,
+    "NO_ACCESS": Code.PERMISSION_DENIED,
+    "NO_SUCH_CLIENT": Code.NOT_FOUND,
+}
+"""What services without published peers answer where the lab, for those peers, says UNKNOWN; by reason."""
+
+REASONS: Mapping[str, str] = {"NOT_OWNER": "NOT_YOUR_LEASE", "NOT_HELD": "NOT_YOUR_LEASE"}
+"""Reasons of the lab by other names, where services find the same by themselves."""
 
 
 def published(rpc: str, error: Refused) -> Refused:
@@ -90,12 +105,26 @@ def published(rpc: str, error: Refused) -> Refused:
     """
     if isinstance(error, Said):
         return error
-    wording = BY_REASON.get((rpc, error.reason)) or BY_RPC.get((rpc, error.code)) or BY_CODE.get(error.code)
+    wording = BY_RPC.get((rpc, error.code)) or BY_CODE.get(error.code)
     if wording is None:
         wording = Wording(Code.UNKNOWN if error.code in PLAIN else error.code)
     begin = wording.begin.format(rpc=rpc)
     message = error.message if begin.lower() in error.message.lower() else f"{begin}: {error.message}"
-    return Said(wording.code, error.reason, message, error.metadata)
+    return Said(wording.code, _reason(error), message, error.metadata)
+
+
+def own(error: Refused) -> Refused:
+    """Return a refusal as the services say it that have no published peers."""
+    if isinstance(error, Said):
+        return error
+    code = OWN_CODES.get(error.reason, error.code) if error.code is Code.UNKNOWN else error.code
+    return Said(code, _reason(error), error.message, error.metadata)
+
+
+def _reason(error: Refused) -> str:
+    if error.reason == "NOT_FOUND" and "lease" in error.metadata:
+        return "LEASE_NOT_FOUND"
+    return REASONS.get(error.reason, error.reason)
 
 
 def details(error: Refused) -> Status:

@@ -61,6 +61,22 @@ def test_what_is_said_already_stays_as_it_is() -> None:
     assert errors.published("GetLease", refusal) is refusal
 
 
+@pytest.mark.parametrize(
+    ("reason", "code", "metadata", "said", "named"),
+    [
+        ("NOT_OWNER", Code.UNKNOWN, {}, Code.PERMISSION_DENIED, "NOT_YOUR_LEASE"),
+        ("NOT_FOUND", Code.UNKNOWN, {"lease": "x"}, Code.NOT_FOUND, "LEASE_NOT_FOUND"),
+        ("STORE_UNAVAILABLE", Code.UNAVAILABLE, {}, Code.UNAVAILABLE, "STORE_UNAVAILABLE"),
+        ("SOMETHING_NEW", Code.UNKNOWN, {}, Code.UNKNOWN, "SOMETHING_NEW"),
+    ],
+)
+def test_services_without_published_peers_answer_with_plain_codes(
+    reason: str, code: Code, metadata: dict[str, str], said: Code, named: str
+) -> None:
+    answer = errors.own(Refused(code, reason, "words", metadata))
+    assert (answer.code, answer.reason, answer.message) == (said, named, "words")
+
+
 @pytest.mark.parametrize("code", Code)
 def test_every_code_is_a_status_of_grpc(code: Code) -> None:
     assert errors.STATUS[code].value[0] == code.value

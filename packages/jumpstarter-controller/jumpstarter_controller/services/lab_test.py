@@ -20,8 +20,8 @@ def watch(client: Stubs, lease: str) -> Messages:
     return Messages(client.lab.WatchLease(lab_pb2.WatchLeaseRequest(name=f"{PARENT}/leases/{lease}")))
 
 
-def watch_leases(client: Stubs, **fields: Any) -> Messages:
-    return Messages(client.lab.WatchLeases(lab_pb2.WatchLeasesRequest(parent=PARENT, **fields)))
+def watch_leases(stubs: Stubs, /, **fields: Any) -> Messages:
+    return Messages(stubs.lab.WatchLeases(lab_pb2.WatchLeasesRequest(parent=PARENT, **fields)))
 
 
 def watch_exporters(client: Stubs, **fields: Any) -> Messages:

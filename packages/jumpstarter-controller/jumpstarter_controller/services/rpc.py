@@ -32,7 +32,9 @@ SWEEP = 5.0
 class Authenticates(Protocol):
     """What finds out who calls, see `identity.authenticate.Authenticator`."""
 
-    async def authenticate(self, metadata: Metadata, peer: str, expected: Kind | Collection[Kind]) -> Actor:
+    async def authenticate(
+        self, metadata: Metadata, peer: str, expected: Kind | Collection[Kind], *, complete: bool = False
+    ) -> Actor:
         """Return who calls, or raise `Refused`."""
         ...
 
@@ -92,6 +94,7 @@ class Guard:
     authenticator: Authenticates
     _streams: set[_Stream] = field(default_factory=set, init=False)
     _closing: bool = field(default=False, init=False)
+    _targets: dict[str, Callable[..., Awaitable[Any]]] = field(default_factory=dict, init=False)
 
     def handlers(self, service: Any, servicer: object) -> grpc.GenericRpcHandler:
         """Return handlers of all methods of a service (its descriptor) that the servicer has and the table lists."""
@@ -100,6 +103,7 @@ class Guard:
             access = ACCESS.get(f"/{service.full_name}/{method.name}")
             target = getattr(servicer, method.name, None)
             if access is not None and target is not None:
+                self._targets[f"/{service.full_name}/{method.name}"] = target
                 methods[method.name] = self._handler(method, access, target)
         return grpc.method_handlers_generic_handler(service.full_name, methods)
 
@@ -118,6 +122,28 @@ class Guard:
             request_deserializer=GetMessageClass(method.input_type).FromString,
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
         )
+
+    async def invoke(self, method: str, request: Any, metadata: Metadata, peer: str) -> Any:
+        """Answer a call of a method with one request and one answer that did not come over gRPC.
+
+        Args:
+            method: full name, `/package.Service/Method`.
+            metadata: may lack all but the token.
+
+        Raises:
+            Refused: as the lab and the services say it, not in the words for published peers.
+        """
+        try:
+            if self._closing:
+                raise _stopping()
+            access = ACCESS[method]
+            actor = await self.authenticator.authenticate(metadata, peer, access.kinds, complete=True)
+            with errors.only_refusal():
+                return await self._targets[method](_admitted(method, access, request, actor, None), request)
+        except Refused:
+            raise
+        except Exception as error:
+            raise _refusal_of(method, error) from error
 
     async def keep_watch(self, interval: float = SWEEP) -> None:
         """End the streams of those whose account or token has lost its right, until cancelled."""
@@ -164,16 +190,12 @@ class Guard:
                 await self._stream(target, call, request)
                 return None
         except Refused as error:
-            refusal = errors.published(rpc, error) if access.published else error
-        except Unavailable as error:
-            refusal = Refused(Code.UNAVAILABLE, "STORE_UNAVAILABLE", str(error))
-        except StoreError as error:
-            refusal = Refused(Code.ABORTED, "STORE_CONFLICT", f"{error}; try again")
+            refusal = errors.published(rpc, error) if access.published else errors.own(error)
         except Exception as error:  # noqa: BLE001 (whatever a handler fails with, the peer gets an answer)
-            if context.done():
+            if context.done() and not isinstance(error, StoreError):
                 logger.debug("%s: the caller went away: %r", method, error)
                 return None
-            refusal = errors.failure(method, error)
+            refusal = _refusal_of(method, error)
         await errors.abort(context, refusal)
 
     async def _stream(self, target: Callable[..., Awaitable[Any]], call: Call, request: Any) -> None:
@@ -194,16 +216,30 @@ class Guard:
         except Refused as error:
             # Said in the words of the published server already, or not meant for its peers.
             raise errors.Said(error.code, error.reason, error.message, error.metadata) from None
-        assert actor.key is not None
-        target = None
-        if access.field:
-            text = reduce(getattr, access.field.split("."), request)
-            if access.collection is None:
-                check_namespace(parse_namespace(text), actor.key)
-            else:
-                target = parse_key(text, access.collection)
-                check_namespace(target.namespace, actor.key)
-        return Call(rpc=method.rpartition("/")[2], actor=actor, context=context, target=target)
+        return _admitted(method, access, request, actor, context)
+
+
+def _admitted(method: str, access: Access, request: Any, actor: Actor, context: Any) -> Call:
+    """Return the call of somebody who was let in, if the name in the request is of the own namespace."""
+    assert actor.key is not None
+    target = None
+    if access.field:
+        text = reduce(getattr, access.field.split("."), request)
+        if access.collection is None:
+            check_namespace(parse_namespace(text), actor.key)
+        else:
+            target = parse_key(text, access.collection)
+            check_namespace(target.namespace, actor.key)
+    return Call(rpc=method.rpartition("/")[2], actor=actor, context=context, target=target)
+
+
+def _refusal_of(method: str, error: Exception) -> Refused:
+    """Return what the peer is told of an error that is no refusal."""
+    if isinstance(error, Unavailable):
+        return Refused(Code.UNAVAILABLE, "STORE_UNAVAILABLE", str(error))
+    if isinstance(error, StoreError):
+        return Refused(Code.ABORTED, "STORE_CONFLICT", f"{error}; try again")
+    return errors.failure(method, error)
 
 
 def _stopping() -> errors.Said:
