@@ -228,4 +228,5 @@ def main() -> None:
         print(json.dumps({part.__name__: part(probe) for part in parts}, sort_keys=True, default=str))
 
 
-main()
+if __name__ == "__main__":
+    main()
