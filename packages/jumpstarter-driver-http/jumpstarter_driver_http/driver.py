@@ -119,7 +119,7 @@ class HttpServer(Driver):
             self.runner, self._bound_port = None, 0
             self._running.close()
 
-    @export
+    @export(watch=True)
     def get_url(self) -> str:
         """The URL of the served directory, without a slash at the end."""
         return self._url()
@@ -128,12 +128,12 @@ class HttpServer(Driver):
         host = self.advertised_host or str(self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self._bound_port}"
 
-    @export
+    @export(watch=True)
     def get_host(self) -> str:
         """The address that the server is, or will be, bound to."""
         return str(self.host)
 
-    @export
+    @export(watch=True)
     def get_port(self) -> int:
         """The TCP port that the server listens on, 0 while it is stopped."""
         return self._bound_port

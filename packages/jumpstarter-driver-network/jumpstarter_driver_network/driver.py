@@ -129,7 +129,7 @@ class TcpNetwork(NetworkInterface, Driver):
                 keep_alive(stream)
             yield stream
 
-    @export
+    @export(watch=True)
     def address(self) -> str:
         """Return `tcp://IP:port` of the target.
 
@@ -163,7 +163,7 @@ class UdpNetwork(NetworkInterface, Driver):
         async with await opened(what, CONNECT_TIMEOUT, connect_udp, self.host, self.port) as stream:
             yield stream
 
-    @export
+    @export(watch=True)
     def address(self) -> str:
         """Return `udp://IP:port` of the target.
 
@@ -368,7 +368,7 @@ class WebsocketNetwork(NetworkInterface, Driver):
             options["ssl"] = context
         return options
 
-    @export
+    @export(watch=True)
     def address(self) -> str:
         """Return the URL.
 

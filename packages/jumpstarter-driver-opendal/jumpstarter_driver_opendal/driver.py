@@ -316,7 +316,7 @@ class Opendal(Driver):
             raise ValueError(f"expire_second must be 1 to {MAX_EXPIRE} seconds, got {expire_second}")
         return self._storage.presign(operation, path, seconds)
 
-    @export
+    @export(watch=True)
     def capability(self) -> Capability:
         """What the storage can do."""
         return self._storage.capability()

@@ -65,7 +65,7 @@ class PowerInterface(metaclass=ABCMeta):
     def read(self) -> Iterator[PowerReading] | AsyncIterator[PowerReading]:
         """Yield measurements, volts and amperes; endlessly, where the device can go on measuring."""
 
-    @export
+    @export(watch=True)
     async def status(self) -> str:
         """Return the state that the device itself reports: `on`, `off` or `unknown`.
 
@@ -177,7 +177,7 @@ class _MemorySupply(PowerInterface, Driver):
         self.state = state
         self.history.append(str(state))
 
-    @export
+    @export(watch=True)
     async def status(self) -> str:
         """Return `on` or `off`."""
         return str(self.state)
@@ -197,7 +197,7 @@ class MockPower(_MemorySupply):
         """Note that the supply is off."""
         self._set(PowerState.OFF)
 
-    @export
+    @export(watch=True)
     async def read(self) -> AsyncGenerator[PowerReading, Any]:
         """Yield the two readings 0 V, 0 A and 5 V, 2 A."""
         yield PowerReading(voltage=0.0, current=0.0)
@@ -218,7 +218,7 @@ class SyncMockPower(_MemorySupply):
         """Note that the supply is off."""
         self._set(PowerState.OFF)
 
-    @export
+    @export(watch=True)
     def read(self) -> Generator[PowerReading, Any, None]:
         """Yield the two readings 0 V, 0 A and 5 V, 2 A."""
         yield PowerReading(voltage=0.0, current=0.0)

@@ -119,12 +119,12 @@ class Qemu(Driver):
 
     # -- what clients may ask -----------------------------------------------------------------------------------------
 
-    @export
+    @export(watch=True)
     async def get_hostname(self) -> str:
         """Return the host name that the guest is given."""
         return self.hostname
 
-    @export
+    @export(watch=True)
     async def get_username(self) -> str:
         """Return the name of the user that the guest is given."""
         return self.username
@@ -154,7 +154,7 @@ class Qemu(Driver):
         memory_mebibytes(size)
         self.mem = size
 
-    @export
+    @export(watch=True)
     async def state(self) -> str:
         """Return `off`, or QEMU's word: `running`, `paused`, `shutdown`, `guest-panicked`, ..."""
         machine = self._running
@@ -194,7 +194,7 @@ class Qemu(Driver):
         """Let a paused machine go on."""
         await self._control("cont")
 
-    @export
+    @export(watch=True)
     async def screenshot(self) -> AsyncGenerator[str, None]:
         """Yield a picture of the screen: PNG in base64, in pieces that can be decoded one by one.
 

@@ -102,7 +102,7 @@ class Shell(Driver):
         """Return the dotted path of the client class."""
         return "jumpstarter_driver_shell.client.ShellClient"
 
-    @export
+    @export(watch=True)
     async def get_methods(self) -> list[str]:
         """Return the names of the methods in the order of the configuration."""
         return list(self._methods)

@@ -136,12 +136,12 @@ class Tftp(Driver):
         self.server = None
         self._running.close()
 
-    @export
+    @export(watch=True)
     def get_host(self) -> str:
         """The address that the server is, or will be, bound to."""
         return self.host
 
-    @export
+    @export(watch=True)
     def get_port(self) -> int:
         """The UDP port; the real one while the server runs on a port that the system chose."""
         server = self.server
