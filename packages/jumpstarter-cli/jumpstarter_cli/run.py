@@ -9,8 +9,9 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from jumpstarter_cli_common.config import opt_config
 from jumpstarter_cli_common.entry import report
 from jumpstarter_cli_common.exceptions import ClickExceptionRed, describe, handle_exceptions, leaf_exceptions
 
+from .config_watch import ConfigWatch, one_line
 from .prompts import usable_passphrase
 
 logger = logging.getLogger("supervisor")
@@ -29,11 +31,19 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 """End the exporter now: the session is closed and the exporter unregisters."""
 DRAIN_SIGNAL = signal.SIGHUP
 """Ends the exporter after its current lease."""
+PAUSE_SIGNAL = signal.SIGUSR1
+"""Has the exporter take no lease after its current one; it goes on running."""
+RESUME_SIGNAL = signal.SIGUSR2
+"""Has the exporter take leases again, and read its config anew."""
+DUTY_SIGNALS = (PAUSE_SIGNAL, RESUME_SIGNAL)
 
 CRASHED = 75
 """Exit code of a child that failed in a way that another run may not."""
 DONE = 76
 """Exit code of a child that has done all it was asked to."""
+
+RELOAD = 77
+"""Exit code of a child that found a new config, for the next one."""
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 30.0
@@ -60,11 +70,39 @@ PERMANENT_REASONS = {
 _PASSPHRASE_OPTION = "passphrase"
 
 
+@dataclass
+class _Duty:
+    """What is asked of the exporter, whichever child it is."""
+
+    paused: bool = False
+    reload: bool = False
+    """The last child has ended for a new config."""
+    adjust: Callable[[Any], Any] = lambda config: config
+    """Adds to a config what the command line says."""
+
+
+_duty = _Duty()
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
 @click.command("run", short_help="Run an exporter.")
 @opt_config(client=False)
+@click.option("--exit-on-lease-end", is_flag=True, help="End after one lease.")
+@click.option(
+    "--direct-listen",
+    metavar="[HOST:]PORT|auto",
+    default=None,
+    help="Let clients of leases come to this address without a router, if their network lets them. Without HOST, on "
+    "all interfaces; 'auto' is a free port.",
+)
+@click.option(
+    "--direct-advertise",
+    metavar="HOST[:PORT]",
+    multiple=True,
+    help="With --direct-listen: the address as clients reach it. May be repeated.",
+)
 @click.option(
     "--tls-grpc-listener",
     metavar="[HOST:]PORT",
@@ -95,6 +133,9 @@ _PASSPHRASE_OPTION = "passphrase"
 def run(
     ctx: click.Context,
     config: Any,
+    exit_on_lease_end: bool,
+    direct_listen: str | None,
+    direct_advertise: tuple[str, ...],
     tls_grpc_listener: str | None,
     tls_grpc_insecure: bool,
     tls_cert: str | None,
@@ -103,9 +144,19 @@ def run(
 ) -> None:
     """Offer the devices of an exporter config, until stopped.
 
-    With a controller, as the config says, or directly on a TCP address. A crashed exporter is started again.
-    SIGTERM and SIGINT stop it, SIGHUP stops it after the current lease.
+    With a controller, as the config says, or directly on a TCP address. A crashed exporter is started again. A config
+    that has changed is used from the end of the current lease on.
+
+    SIGTERM and SIGINT stop it, SIGHUP stops it after the current lease. After SIGUSR1 it takes no further lease, after
+    SIGUSR2 it does again.
     """
+    if tls_grpc_listener is not None and (exit_on_lease_end or direct_listen or direct_advertise):
+        raise click.UsageError(
+            "--exit-on-lease-end, --direct-listen and --direct-advertise are about leases of a controller, which there "
+            "are none of with --tls-grpc-listener."
+        )
+    _duty.adjust = _adjustment(exit_on_lease_end, direct_listen, direct_advertise)
+    config = _duty.adjust(config)
     given = {
         "--tls-grpc-insecure": tls_grpc_insecure,
         "--tls-cert": tls_cert,
@@ -122,6 +173,38 @@ def run(
     passphrase = usable_passphrase(passphrase)
     _warn_of_open_door(bind, insecure=tls_grpc_insecure, passphrase=passphrase)
     ctx.exit(_serve_with_exc_handling(config, bind, tls_grpc_insecure, tls_cert, tls_key, passphrase))
+
+
+def _adjustment(
+    exit_on_lease_end: bool, direct_listen: str | None, direct_advertise: tuple[str, ...]
+) -> Callable[[Any], Any]:
+    """Return what adds these options to a config.
+
+    Raises:
+        click.BadParameter: one of them is malformed.
+    """
+    direct: Any = None
+    if direct_listen is None and direct_advertise:
+        raise click.UsageError("--direct-advertise can only be used with --direct-listen.")
+    if direct_listen is not None:
+        from jumpstarter.config.exporter import DirectConfigV1Alpha1
+        from pydantic import ValidationError
+
+        try:
+            direct = DirectConfigV1Alpha1(listen=direct_listen, advertise=list(direct_advertise))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            message = problem["msg"].removeprefix("Value error, ")
+            raise click.BadParameter(message, param_hint=f"--direct-{problem['loc'][0]}") from None
+
+    def adjust(config: Any) -> Any:
+        if exit_on_lease_end:
+            config.exit_on_lease_end = True
+        if direct is not None:
+            config.direct = direct
+        return config
+
+    return adjust
 
 
 def _parse_listener_bind(value: str) -> tuple[str, int]:
@@ -196,19 +279,25 @@ def _serve_with_exc_handling(
     Children that crash sooner than the window of the config's failure detection are counted; when there are too many
     in a row, the exporter is given up.
     """
-    limits = config.failure_detection
     crashes = 0
     with _signals_held():
         while True:
+            limits = config.failure_detection
             started = time.monotonic()
             sys.stdout.flush()
             sys.stderr.flush()
             pid = os.fork()
             if pid == 0:
                 _run_child(partial(_handle_child, config, parsed_bind, tls_insecure, tls_cert, tls_key, passphrase))
+            if _duty.paused:
+                os.kill(pid, PAUSE_SIGNAL)
             code = _handle_parent(pid)
             if code is not None:
                 return code
+            if _duty.reload:
+                _duty.reload = False
+                config = _reloaded(config)
+                continue
             if time.monotonic() - started < limits.rapid_failure_window:
                 crashes += 1
             else:
@@ -225,10 +314,19 @@ def _serve_with_exc_handling(
                 return 0 if stopped == DRAIN_SIGNAL else 128 + stopped
 
 
+def _reloaded(config: Any) -> Any:
+    """Return what the file of a config says now, or the config as it is when that can't be read."""
+    try:
+        return _duty.adjust(type(config).load_path(config.path))
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, there is a config that works
+        click.echo(f"The exporter goes on with the config that it has: {one_line(error)}", err=True)
+        return config
+
+
 @contextmanager
 def _signals_held() -> Iterator[None]:
     """Keep the signals of interest pending, so that the supervisor takes them when and where it waits for them."""
-    held = {*STOP_SIGNALS, DRAIN_SIGNAL, signal.SIGCHLD, signal.SIGALRM}
+    held = {*STOP_SIGNALS, DRAIN_SIGNAL, *DUTY_SIGNALS, signal.SIGCHLD, signal.SIGALRM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     # A signal whose default is to be ignored may be dropped instead of kept pending, unless it has a handler.
     handler = signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -245,9 +343,12 @@ def _pause(seconds: float) -> int | None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         while True:
-            number = signal.sigwait({*STOP_SIGNALS, DRAIN_SIGNAL, signal.SIGALRM, signal.SIGCHLD})
+            number = signal.sigwait({*STOP_SIGNALS, DRAIN_SIGNAL, *DUTY_SIGNALS, signal.SIGALRM, signal.SIGCHLD})
             if number == signal.SIGALRM:
                 return None
+            if number in DUTY_SIGNALS:
+                _duty.paused = number == PAUSE_SIGNAL
+                continue
             if number == signal.SIGCHLD:
                 _reap_orphans(0)
                 continue
@@ -265,9 +366,12 @@ def _handle_parent(pid: int) -> int | None:
     stopped: int | None = None
     try:
         while not _has_ended(pid):
-            number = signal.sigwait({*STOP_SIGNALS, DRAIN_SIGNAL, signal.SIGCHLD, signal.SIGALRM})
+            number = signal.sigwait({*STOP_SIGNALS, DRAIN_SIGNAL, *DUTY_SIGNALS, signal.SIGCHLD, signal.SIGALRM})
             if number == signal.SIGCHLD:
                 _reap_orphans(pid)
+            elif number in DUTY_SIGNALS:
+                _duty.paused = number == PAUSE_SIGNAL
+                os.kill(pid, number)
             elif number == signal.SIGALRM:
                 click.echo(f"The exporter did not stop within {STOP_GRACE:.0f} s; killing it.", err=True)
                 os.kill(pid, signal.SIGKILL)
@@ -280,20 +384,22 @@ def _handle_parent(pid: int) -> int | None:
         signal.setitimer(signal.ITIMER_REAL, 0)
     _end_group(pid)
     _, status = os.waitpid(pid, 0)
-    return _judge(os.waitstatus_to_exitcode(status), stopped)
+    code = os.waitstatus_to_exitcode(status)
+    _duty.reload = code == RELOAD
+    return _judge(code, stopped)
 
 
 def _judge(code: int, stopped: int | None) -> int | None:
     if stopped is not None and stopped != DRAIN_SIGNAL:
         return 128 + stopped
-    if code == DONE or (stopped == DRAIN_SIGNAL and code == 0):
+    if code == DONE or (stopped == DRAIN_SIGNAL and code in (0, RELOAD)):
         return 0
     if stopped == DRAIN_SIGNAL:
         return 1 if code == CRASHED else code if code > 0 else 128 - code
     if code < 0:
         click.echo(f"The exporter was ended by {_signal_name(-code)}.", err=True)
         return None
-    return None if code in (0, CRASHED) else code
+    return None if code in (0, CRASHED, RELOAD) else code
 
 
 def _signal_name(number: int) -> str:
@@ -336,7 +442,8 @@ def _run_child(serve: Any) -> None:
         os.setsid()
         _die_with(parent)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        # Those of DUTY_SIGNALS would end it before it has handlers for them; they are kept until it has.
+        signal.pthread_sigmask(signal.SIG_SETMASK, DUTY_SIGNALS)
         code = serve()
     finally:
         try:
@@ -395,8 +502,14 @@ async def _serve(
 ) -> int:
     """Serve until a signal or the exporter itself ends it; return the exit code of the child."""
     stopped: list[int] = []
+    reloading: list[Any] = []
     async with config.create_exporter(standalone=parsed_bind is not None) as exporter, anyio.create_task_group() as tg:
-        tg.start_soon(_obey_signals, exporter, tg.cancel_scope, stopped)
+        watch = None
+        if parsed_bind is None and isinstance(config.path, Path):
+            watch = ConfigWatch(config.path, config, partial(_load, config))
+            tg.start_soon(watch.run, partial(_take_config, exporter, reloading))
+        ask = None if parsed_bind is not None else watch.ask if watch is not None else lambda: None
+        tg.start_soon(_obey_signals, exporter, tg.cancel_scope, stopped, ask)
         if parsed_bind is None:
             await exporter.serve()
         else:
@@ -413,12 +526,50 @@ async def _serve(
     code = exporter.exit_code
     if isinstance(code, int) and code:
         return code
+    if reloading and reloading[-1] is None:
+        return RELOAD
     return DONE if config.exit_on_lease_end is True else 0
 
 
-async def _obey_signals(exporter: Any, scope: anyio.CancelScope, stopped: list[int]) -> None:
-    with anyio.open_signal_receiver(*STOP_SIGNALS, DRAIN_SIGNAL) as signals:
+def _load(config: Any) -> Any:
+    return _duty.adjust(type(config).load_path(config.path))
+
+
+async def _take_config(exporter: Any, reloading: list[Any], config: Any) -> None:
+    """Have the exporter end for a new config when it is free, unless its drivers can't be made.
+
+    Args:
+        exporter: serves with the present config.
+        reloading: the newest of the configs that wait for that; None at its end tells that the exporter ends for one.
+        config: the new one.
+    """
+
+    async def apply() -> None:
+        if reloading[-1] is not config:
+            return
+        try:
+            await exporter.try_drivers(config.instantiate)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the present config works
+            logger.error("the exporter goes on with the config that it has: %s", one_line(error))
+            return
+        logger.info("%s has changed; setting up the exporter anew", config.path)
+        reloading.append(None)
+        exporter.stop()
+
+    reloading.append(config)
+    logger.info("%s has changed; it is used as soon as there is no lease", config.path)
+    exporter.when_free(apply)
+
+
+async def _obey_signals(
+    exporter: Any, scope: anyio.CancelScope, stopped: list[int], read_config: Callable[[], None] | None = None
+) -> None:
+    with anyio.open_signal_receiver(*STOP_SIGNALS, DRAIN_SIGNAL, *DUTY_SIGNALS) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, DUTY_SIGNALS)
         async for number in signals:
+            if number in DUTY_SIGNALS:
+                _change_duty(exporter, read_config, number)
+                continue
             # The second request to stop doesn't wait for hooks any more.
             again = any(earlier != DRAIN_SIGNAL for earlier in stopped)
             stopped.append(number)
@@ -431,6 +582,16 @@ async def _obey_signals(exporter: Any, scope: anyio.CancelScope, stopped: list[i
             else:
                 logger.info("%s: stopping", _signal_name(number))
                 exporter.stop(should_unregister=True)
+
+
+def _change_duty(exporter: Any, read_config: Callable[[], None] | None, number: int) -> None:
+    if read_config is None:
+        logger.warning("%s: without a controller there are no leases to take or not", _signal_name(number))
+    elif number == PAUSE_SIGNAL:
+        exporter.drain("drained by its operator")
+    else:
+        exporter.resume()
+        read_config()
 
 
 def _server_credentials(tls_cert: str | None, tls_key: str | None) -> Any:
