@@ -99,8 +99,10 @@ class RouterChannels:
                 metadata=(("authorization", f"Bearer {token}"),)
             )
             try:
-                async with forward_stream(RouterStream(context=context), stream):
+                bridged = RouterStream(context=context)
+                async with forward_stream(bridged, stream):
                     yield
+                await bridged.wait_taken()
                 if told is not None and context.done():
                     for key, value in await context.trailing_metadata() or ():
                         if key == END_KEY:
