@@ -48,7 +48,8 @@ class SystemClock:
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(seconds)
+        # A moment to sleep until may pass while the length is computed.
+        await anyio.sleep(max(seconds, 0.0))
 
     def drift(self) -> timedelta:
         """Return how far the system's clock is ahead of this one."""
