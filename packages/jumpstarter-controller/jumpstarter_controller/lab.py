@@ -326,6 +326,13 @@ class Lab:
         """
         self._core.audit(actor, action, **details)
 
+    async def flush_audit(self) -> None:
+        """Write the audit entries that wait, at once."""
+        try:
+            await self._core.auditor.flush()
+        except StoreError as error:
+            raise unavailable(error) from error
+
     async def read_audit(self, **query: object) -> Sequence[AuditEntry]:
         """Return audit entries; arguments as of `Store.audit`."""
         try:

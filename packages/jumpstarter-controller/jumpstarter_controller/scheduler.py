@@ -312,10 +312,11 @@ class Scheduler:
             return Admission((UNRESTRICTED,))
         owner = Key(Kind.CLIENT, lease.meta.namespace, lease.client)
         rank = (lease.meta.created, lease.meta.name)
+        is_new = self._world.lease(lease.key) is None
 
         def held(name: str) -> int:
             return sum(
-                other.policy == name and (other.meta.created, other.meta.name) < rank
+                other.policy == name and (is_new or (other.meta.created, other.meta.name) < rank)
                 for other in self._world.leases_of(owner)
                 if other.meta.name != lease.meta.name
             )

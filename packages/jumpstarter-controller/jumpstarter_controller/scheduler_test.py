@@ -240,6 +240,17 @@ def test_groups_in_which_nobody_waits_are_not_kept_for_ever() -> None:
     assert len(table.scheduler._groups) <= IDLE_GROUPS
 
 
+def test_what_a_client_has_by_a_rule_keeps_it_from_more_until_it_gives_it_back() -> None:
+    table = Table()
+    table.put(Policy(meta=Meta(namespace=LAB, name="p"), rules=(Rule(clients=(Selector(),), maximum_leases=1),)))
+    table.put(exporter("a"), exporter("b"), pending("first"))
+    assert table.decide() == [("first", "a")]
+    table.put(pending("second", NOON + HOUR))
+    assert table.decide() == []
+    table.end(next(lease for lease in table.world.leases(LAB) if lease.exporter))
+    assert table.decide() == [("second", "b")]
+
+
 # -- all rules at once -------------------------------------------------------------------------------
 
 
@@ -428,10 +439,11 @@ class Machine(RuleBasedStateMachine):
             return None
         world = self.table.world
         rank = (lease.meta.created, lease.meta.name)
+        is_new = world.lease(lease.key) is None
         older = [
             item.policy
             for item in world.leases(LAB)
-            if item.client == lease.client and (item.meta.created, item.meta.name) < rank
+            if item.client == lease.client and (is_new or (item.meta.created, item.meta.name) < rank)
         ]
         admission = admit(
             world.policies(LAB), world.client_labels(LAB, lease.client), lease.duration or HOUR, older.count
@@ -489,5 +501,5 @@ class Machine(RuleBasedStateMachine):
             assert 1 <= place <= waiting
 
 
-Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Machine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestMachine = Machine.TestCase

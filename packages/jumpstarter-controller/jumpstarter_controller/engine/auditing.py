@@ -35,6 +35,7 @@ class Auditor:
         self._waiting: deque[AuditEntry] = deque()
         self._dropped = 0
         self._wake = anyio.Event()
+        self._writing = anyio.Lock()
 
     def note(
         self,
@@ -99,6 +100,10 @@ class Auditor:
         Raises:
             StoreError: it can't be written and stays.
         """
+        async with self._writing:
+            await self._write()
+
+    async def _write(self) -> None:
         while self._waiting:
             batch = [self._waiting[index] for index in range(min(_BATCH, len(self._waiting)))]
             # Half a write can't be taken back: a cancelled one would be done again.
