@@ -333,6 +333,7 @@ class DirectPath:
         """Have clients use the way: by a new connection of those in this process, by byte streams of all."""
         if self._preferred is None:
             self._preferred = grpc.aio.insecure_channel(f"unix://{self._path}", options=CHANNEL_OPTIONS)
+            self._preferred.get_state(try_to_connect=True)
             for stub in self._stubs:
                 stub.prefer_channel(self._preferred)
         if not self._streams_served:
