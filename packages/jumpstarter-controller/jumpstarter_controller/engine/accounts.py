@@ -42,8 +42,12 @@ class Accounts:
     async def update(self, actor: Actor, record: Account | Exporter) -> Account | Exporter:
         """Replace an account of the same version."""
         self._check(record)
+        present = self._core.world.get(record.key)
         changed = await self._replace(record)
-        self._note(actor, "account.update", record.key, enabled=record.enabled)
+        if present == replace(record, credential=getattr(present, "credential", record.credential)):
+            self._note(actor, "account.rotate", record.key)
+        else:
+            self._note(actor, "account.update", record.key, enabled=record.enabled)
         return changed  # type: ignore[return-value]
 
     async def delete(self, actor: Actor, key: Key) -> None:

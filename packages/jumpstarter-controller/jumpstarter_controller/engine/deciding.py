@@ -49,14 +49,7 @@ class Decider:
             case Lease():
                 self._lease_changed(record, new)
             case Exporter():
-                if new is None and self._core.loaded:
-                    for lease in self._core.world.leases(record.meta.namespace):
-                        if lease.exporter == record.meta.name:
-                            self._core.set_timer("mend", lease.key, self._core.now() + _MEND_AFTER)
-                elif isinstance(new, Exporter) and new.lease:
-                    holding = self._core.world.lease(Key(Kind.LEASE, new.meta.namespace, new.lease))
-                    if holding is None or holding.exporter != new.meta.name:
-                        self._mend_later(new.key)
+                self._exporter_changed(old, new)  # type: ignore[arg-type]
             case Account(kind=Kind.CLIENT):
                 if new is None:
                     for lease in self._core.world.leases_of(record.key):
@@ -64,23 +57,35 @@ class Decider:
             case _:
                 pass
 
+    def _exporter_changed(self, old: Exporter | None, new: Exporter | None) -> None:
+        for item in (old, new):
+            if item is None or not item.lease:
+                continue
+            lease = self._core.world.lease(Key(Kind.LEASE, item.meta.namespace, item.lease))
+            has_it = lease is not None and lease.exporter == item.meta.name
+            if item is new and not has_it:
+                self._mend_later(new.key)
+            elif lease is not None and has_it and (new is None or new.lease != item.lease):
+                self._mend_later(lease.key)
+
     def _lease_changed(self, record: Lease, new: Record | None) -> None:
         exporter = self._core.world.exporter(Key(Kind.EXPORTER, record.meta.namespace, record.exporter))
         if not isinstance(new, Lease) or new.ended:
             self._core.timers.set(("lease", record.key), None)
             self._core.timers.set(("mark", record.key), None)
+            self._core.timers.set(("mend", record.key), None)
             if exporter is not None and exporter.lease == record.meta.name:
                 self._mend_later(exporter.key)
             if isinstance(new, Lease) and ENDED_LABEL not in new.meta.labels:
                 self._core.chores.add(("label", new.key), partial(self._label, new))
             return
-        if new.exporter and self._core.loaded and (exporter is None or exporter.lease != new.meta.name):
-            self._core.set_timer("mend", new.key, self._core.now() + _MEND_AFTER)
+        if new.exporter and (exporter is None or exporter.lease != new.meta.name):
+            self._mend_later(new.key)
         self._set(new)
 
-    def _mend_later(self, exporter: Key) -> None:
+    def _mend_later(self, key: Key) -> None:
         if self._core.loaded:
-            self._core.set_timer("mend", exporter, self._core.now() + _MEND_AFTER)
+            self._core.set_timer("mend", key, self._core.now() + _MEND_AFTER)
 
     def _set(self, lease: Lease) -> None:
         self._core.set_timer("lease", lease.key, self._fate(lease)[0])

@@ -178,6 +178,22 @@ async def test_what_died_between_two_writes_is_mended_at_the_start(step: str, wr
             assert len(served) == 1
 
 
+async def test_an_end_that_died_half_way_is_carried_on_by_the_same_server(lab: Simulation) -> None:
+    await lab.exporter("a")
+    lease, waiting = await lab.lease("alice"), await lab.lease("bob")
+    lab.store.die_after = 1
+    with pytest.raises(Refused, match="disk is full"):
+        await lab.release(lease)
+    lab.store.mend()
+    await lab.advance(timedelta(seconds=6))
+    assert (await lab.now(lease)).ended
+    with anyio.fail_after(5):
+        async with lab.lab.follow(waiting.key) as moments:
+            async for _ in moments:
+                if (await lab.now(waiting)).exporter == "a":
+                    break
+
+
 # -- all at once -------------------------------------------------------------------------------------
 
 STEPS = st.one_of(
