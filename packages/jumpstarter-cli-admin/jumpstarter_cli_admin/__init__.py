@@ -1,10 +1,38 @@
-"""`jmp admin`: accounts, access policies, leases and audit of a lab."""
+"""`jmp admin`: accounts, access policies, leases, routers and the audit record of a lab."""
 
 from __future__ import annotations
 
 import click
+from jumpstarter_cli_common.entry import MainGroup
+from jumpstarter_cli_common.lazy import LazyCommand
+from jumpstarter_cli_common.opt import opt_log_level
+
+__all__ = ["admin"]
+
+COMMANDS = {
+    "apply": LazyCommand("jumpstarter_cli_admin.apply:apply", "Create or replace what a file describes."),
+    "audit": LazyCommand("jumpstarter_cli_admin.audit:audit", "Show who did what, when."),
+    "config": LazyCommand("jumpstarter_cli_admin.config:config", "Choose the lab that is administered."),
+    "create": LazyCommand("jumpstarter_cli_admin.create:create", "Create accounts and access policies."),
+    "delete": LazyCommand("jumpstarter_cli_admin.delete:delete", "Delete accounts and access policies."),
+    "disable": LazyCommand("jumpstarter_cli_admin.change:disable", "Refuse an account, or leases of an exporter."),
+    "enable": LazyCommand("jumpstarter_cli_admin.change:enable", "Undo what disable did."),
+    "end": LazyCommand("jumpstarter_cli_admin.end:end", "End leases of others."),
+    "get": LazyCommand("jumpstarter_cli_admin.get:get", "List accounts, policies, leases and routers."),
+    "import": LazyCommand("jumpstarter_cli_admin.import_res:import_res", "Write configs of accounts that are there."),
+    "label": LazyCommand("jumpstarter_cli_admin.change:label", "Set and remove labels of accounts."),
+    "rotate": LazyCommand("jumpstarter_cli_admin.rotate:rotate", "Replace the tokens of accounts."),
+    "status": LazyCommand("jumpstarter_cli_admin.status:status", "Show which lab this is, and who you are there."),
+    "update": LazyCommand("jumpstarter_cli_admin.update:update", "Change access policies and user names."),
+    "version": LazyCommand("jumpstarter_cli_common.version:version", "Show the version."),
+}
 
 
-@click.group()
+@click.group("admin", cls=MainGroup, lazy=COMMANDS, short_help="Administer clients, exporters and leases.")
+@opt_log_level
 def admin() -> None:
-    """Administer clients, exporters, access policies and leases."""
+    """Administer the clients, exporters, access policies, leases and routers of a lab.
+
+    The lab is the one of the current admin config, see `jmp admin config`. Starting a lab by `jmp controller run` makes
+    one for you.
+    """

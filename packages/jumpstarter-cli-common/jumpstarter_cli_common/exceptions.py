@@ -223,7 +223,9 @@ def _describe_refusal(error: Any, reason: Any) -> Failure | None:
     if isinstance(reason, str) and reason.isupper():
         from .refusals import HINTS, reason_word
 
-        return Failure(reason_word(reason), " ".join(str(error.message).split()), HINTS.get(reason))
+        hint = getattr(error, "hint", None)
+        hint = hint if isinstance(hint, str) else HINTS.get(reason)
+        return Failure(reason_word(reason), " ".join(str(error.message).split()), hint)
     if status == "UNKNOWN":
         # What went wrong stands in the text alone, and it was not the connection.
         return Failure("connection", _one_text(error))

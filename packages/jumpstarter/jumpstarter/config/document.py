@@ -300,6 +300,8 @@ def _step_into(kind: Any, step: str | int) -> Iterator[Any]:
                     yield member.annotation
         elif get_origin(part) is dict:
             yield get_args(part)[1]
+        elif get_origin(part) in (list, tuple) and isinstance(step, int):
+            yield get_args(part)[0]
 
 
 def _members(kind: Any) -> Iterator[str]:
