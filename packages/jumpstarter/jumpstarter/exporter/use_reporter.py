@@ -44,7 +44,7 @@ class UseReporter:
 
     async def run(self) -> None:
         """Report until cancelled, or until it shows that the controller takes no reports."""
-        reported, in_use, at = self.uses.total, False, time.monotonic()
+        reported, in_use, at = 0, False, time.monotonic()
         while self.controller.takes_use_reports:
             if not in_use and self.uses.total == reported:
                 await self.uses.rest().wait()
