@@ -34,6 +34,8 @@ class Auditor:
         self._clock = clock
         self._waiting: deque[AuditEntry] = deque()
         self._dropped = 0
+        self.dropped_total = 0
+        """Entries that could not be kept, since the start."""
         self._wake = anyio.Event()
         self._writing = anyio.Lock()
 
@@ -49,6 +51,7 @@ class Auditor:
         """Add an entry; never blocks. `client`, `exporter` and `lease` of the details become fields of their own."""
         if len(self._waiting) >= MAXIMUM_WAITING:
             self._dropped += 1
+            self.dropped_total += 1
             return
         rest = {
             key: value[:_LONGEST_VALUE] if isinstance(value, str) else value
@@ -70,6 +73,11 @@ class Auditor:
             )
         )
         self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        """How many entries wait to be written."""
+        return len(self._waiting)
 
     async def run(self) -> None:
         """Write what is noted, until cancelled, and then the rest."""

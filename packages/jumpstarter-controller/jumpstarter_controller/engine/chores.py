@@ -31,8 +31,9 @@ class Chores:
     def __init__(self, clock: Clock, resumed: Callable[[], None] = lambda: None) -> None:
         self._clock = clock
         self._resumed = resumed
-        self._todo: OrderedDict[Hashable, Job] = OrderedDict()
+        self._todo: OrderedDict[Hashable, tuple[Job, bool]] = OrderedDict()
         self._running: set[Hashable] = set()
+        self._paused = False
         self._pause = 0.0
         self._wake = anyio.Event()
         self._idle = anyio.Event()
@@ -40,16 +41,20 @@ class Chores:
     @property
     def paused(self) -> bool:
         """Whether the store is away, as far as is known."""
-        return self._pause > 0
+        return self._paused
 
     @property
     def room(self) -> int:
         """How many more can be done at once."""
         return max(0, _AT_ONCE - len(self._running) - len(self._todo))
 
-    def add(self, key: Hashable, job: Job) -> None:
-        """Have a job done. What has the same key is done once, or once more when it is being done right now."""
-        self._todo[key] = job
+    def add(self, key: Hashable, job: Job, *, again: bool = True) -> None:
+        """Have a job done. What has the same key is done once, or once more when it is being done right now.
+
+        Args:
+            again: do it again when the store is away; else it is forgotten, because it will be decided upon anew.
+        """
+        self._todo[key] = job, again
         self._wake.set()
 
     async def idle(self) -> None:
@@ -64,45 +69,48 @@ class Chores:
             while True:
                 await self._wake.wait()
                 self._wake = anyio.Event()
-                if self._pause:
-                    if self._running:
-                        continue
-                    await self._clock.sleep(self._pause)
-                    # One job tries; when it succeeds all others follow.
-                    if self._todo:
-                        key, job = self._todo.popitem(last=False)
-                        self._running.add(key)
-                        await self._do(key, job)
-                    else:
-                        self._pause = 0.0
-                    if not self._pause:
-                        self._resumed()
-                        self._wake.set()
-                    continue
-                self._start(tasks)
+                if not self._paused:
+                    self._start(tasks)
+                elif not self._running:
+                    await self._try()
+
+    async def _try(self) -> None:
+        """Wait for a while, then do one job; when it succeeds, or there is none, all others follow."""
+        await self._clock.sleep(self._pause)
+        if self._todo:
+            key, (job, again) = self._todo.popitem(last=False)
+            self._running.add(key)
+            await self._do(key, job, again)
+        else:
+            self._paused = False
+        if not self._paused:
+            self._resumed()
+        self._wake.set()
 
     def _start(self, tasks: TaskGroup) -> None:
         for key in [key for key in self._todo if key not in self._running][: _AT_ONCE - len(self._running)]:
             self._running.add(key)
-            tasks.start_soon(self._do, key, self._todo.pop(key))
+            tasks.start_soon(self._do, key, *self._todo.pop(key))
 
-    async def _do(self, key: Hashable, job: Job) -> None:
+    async def _do(self, key: Hashable, job: Job, again: bool) -> None:
         try:
             await job()
         except Refused as refused:
             if refused.code is Code.UNAVAILABLE:
                 if not self._pause:
                     logger.warning("%s", refused)
+                self._paused = True
                 self._pause = min(_LONGEST_PAUSE, self._pause * 2 or _FIRST_PAUSE)
-                self._todo.setdefault(key, job)
+                if again:
+                    self._todo.setdefault(key, (job, again))
             else:
                 logger.warning("%s could not be done: %s", key, refused)
         except Exception:  # the lab has to go on for everybody else
             logger.exception("%s failed", key)
         else:
             if self._pause:
-                self._pause = 0.0
                 logger.warning("The store works again")
+            self._paused, self._pause = False, 0.0
         finally:
             self._running.discard(key)
             self._wake.set()

@@ -157,7 +157,7 @@ class Decider:
             soonest = min((moment for moment in (soonest, look_again) if moment is not None), default=None)
             if not core.chores.paused:
                 for assignment in core.scheduler.decide(core.chores.room):
-                    core.chores.add(("assign", assignment.lease), partial(self._assign, assignment))
+                    core.chores.add(("assign", assignment.lease), partial(self._assign, assignment), again=False)
         if soonest is not None and (self._alarm_at is None or soonest < self._alarm_at):
             self._alarm_at = soonest
             self._alarm_set.set()

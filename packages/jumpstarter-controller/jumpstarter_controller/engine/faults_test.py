@@ -184,6 +184,7 @@ async def test_an_end_that_died_half_way_is_carried_on_by_the_same_server(lab: S
     lab.store.die_after = 1
     with pytest.raises(Refused, match="disk is full"):
         await lab.release(lease)
+    await lab.settle()
     lab.store.mend()
     await lab.advance(timedelta(seconds=6))
     assert (await lab.now(lease)).ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
@@ -69,6 +70,8 @@ class Ledger:
         self._looking: dict[tuple[Key, str, bool], list[anyio.Event]] = {}
         self._moving: dict[Key, list[anyio.Event]] = {}
         self._watching = False
+        self.commit_listeners: list[Callable[[float], None]] = []
+        """Are told how many seconds each commit took, also those that failed."""
 
     # -- from the store ----------------------------------------------------------------------------
 
@@ -152,6 +155,7 @@ class Ledger:
         """
         # Half a commit can't be taken back, and what it did has to be noted by whoever asked for it.
         with anyio.CancelScope(shield=True):
+            begun = time.monotonic()
             try:
                 with anyio.fail_after(_COMMIT_SECONDS):
                     records = await self._store.commit(*writes)
@@ -161,6 +165,9 @@ class Ledger:
                 raise
             except StoreError as error:
                 raise unavailable(error) from error
+            finally:
+                for listener in self.commit_listeners:
+                    listener(time.monotonic() - begun)
             with anyio.move_on_after(_SIGHT_SECONDS):
                 for write, record in zip(writes, records, strict=True):
                     await self._sight((record.key, record.meta.version, isinstance(write, Delete)))
