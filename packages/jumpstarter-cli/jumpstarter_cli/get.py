@@ -133,12 +133,14 @@ def _watch_exporters(
     def fill(items: list[Any]) -> Any:
         if output == OutputMode.WIDE:
             return ExporterStateList.model_construct(exporters=items)
+        # The list leaves out what is disabled; here that is an exporter of which its end is told.
+        shown_items = items if allow_disabled else [item.model_copy(update={"enabled": True}) for item in items]
         return ExporterList.model_construct(
-            exporters=items,
+            exporters=shown_items,
             include_leases="leases" in shown,
             include_online="online" in shown,
             include_status="status" in shown,
-            include_disabled=True,
+            include_disabled=allow_disabled,
         )
 
     changes = config.watch_exporters(

@@ -68,6 +68,7 @@ def controller(monkeypatch: pytest.MonkeyPatch) -> Mock:
         "share_lease",
         "exporter_state",
         "watch_leases",
+        "watch_exporters",
         "follow_lease",
         "wait_for_lease",
     ):
@@ -271,6 +272,19 @@ def test_changes_are_lines_below_a_header(controller: Mock) -> None:
         "Warning: can't reach the controller; trying again.",
         "The controller is back.",
     ]
+
+
+def test_an_exporter_that_was_disabled_is_told_as_gone(controller: Mock) -> None:
+    exporter = ExporterState(namespace="lab", name="bench-1", labels={}, leased_by="bob", lease_name="one")
+    controller.watch_exporters.return_value = changes(
+        Change(ChangeKind.PUT, exporter),
+        Change(ChangeKind.CURRENT),
+        Change(ChangeKind.DELETED, exporter.model_copy(update={"enabled": False})),
+    )
+    header, *rows = run("get", "exporters", "--watch").stdout.splitlines()
+    assert header.split()[:5] == ["EVENT", "NAME", "ONLINE", "STATUS", "LABELS"]
+    assert [row.split()[:3] for row in rows] == [["added", "bench-1", "no"], ["deleted", "bench-1", "no"]]
+    assert all("bob" in row for row in rows)
 
 
 def test_changes_are_an_object_per_line(controller: Mock) -> None:

@@ -131,10 +131,15 @@ class FollowingCalls(LabCalls):
         async def look() -> list[LeaseState]:
             return (await self.list_lease_states(filter, only_active, tag_filter, client)).leases
 
+        told: set[str] = set()
         async with aclosing(self._follow(request, read, look)) as changes:
             async for change in changes:
-                if not filter or change.item is None or selector_contains(change.item.selector, filter):
-                    yield change
+                if filter and change.item is not None:
+                    if change.kind is ChangeKind.PUT and selector_contains(change.item.selector, filter):
+                        told.add(change.item.name)
+                    if change.item.name not in told:
+                        continue
+                yield change
 
     async def watch_exporters(
         self, filter: str | None = None, include_disabled: bool = False, show_hidden_labels: bool = False
@@ -246,8 +251,9 @@ async def _reconciled(
             if announce:
                 yield change
         elif change.kind is ChangeKind.DELETED:
-            if known.pop(name, None) is not None:
-                yield change
+            if (last := known.pop(name, None)) is not None:
+                # Of what has gone for good only the name is told; a lease that has ended tells why.
+                yield change if getattr(change.item, "ended", False) else Change(ChangeKind.DELETED, last)
         else:
             if seen is not None:
                 seen.add(name)

@@ -90,6 +90,24 @@ async def test_selectors_with_more_than_equality_hold_for_changes(any_lab: Any) 
             assert [await news(changes) for _ in range(2)] == [(ChangeKind.PUT, "one"), (ChangeKind.CURRENT, "")]
 
 
+async def test_what_has_gone_is_told_as_it_was_last_seen(any_lab: Any) -> None:
+    async with service_of(any_lab) as service:
+        await service.create_lease(HOUR, selector="board=rpi,!broken", lease_id="one")
+        await service.create_lease(HOUR, selector="board=rpi", lease_id="two")
+        async with aclosing(service.watch_leases(filter="!broken")) as changes:
+            assert (await news(changes))[1] == "one"
+            assert (await news(changes))[0] is ChangeKind.CURRENT
+            del any_lab.controller.leases["two"]
+            del any_lab.controller.leases["one"]
+            any_lab.controller.touch()
+            with fail_after(BOUND):
+                change = await anext(changes)
+            while change.kind is ChangeKind.PUT:  # the place in the queue
+                change = await anext(changes)
+    assert change.item is not None
+    assert (change.kind, change.item.name, change.item.client) == (ChangeKind.DELETED, "one", "alice")
+
+
 async def test_what_happened_in_an_absence_is_told_afterwards(telling_lab: Any) -> None:
     async with service_of(telling_lab) as service, aclosing(service.watch_leases()) as changes:
         for name in ("one", "two"):
