@@ -152,6 +152,9 @@ def _server(config: ControllerConfig) -> LabServer:
             endpoint=config.endpoint,
             router_listen=config.router.listen,
             router_endpoint=config.router.endpoint,
+            web_listen=config.web.listen,
+            web_endpoint=config.web.endpoint,
+            metrics_listen=config.metrics.listen,
         ),
         own_certificate=OwnCertificate(certificate=own.certificate, key=own.key, ca=own.ca) if own else None,
         static_routers=[StaticRouter(endpoint=other.endpoint, labels=other.labels) for other in config.routers],
@@ -164,6 +167,8 @@ async def _greet(server: LabServer) -> None:
     from .first_start import admin_name, has_admin, make_admin
 
     click.echo(f"The lab is ready at {server.endpoint}, its data is in {server.folder}")
+    if server.web_url:
+        click.echo(f"Log-in and dashboard are at {server.web_url}")
     if has_admin(server):
         return
     config = await make_admin(server, admin_name())
@@ -215,17 +220,16 @@ async def run_router(alias: str, config_path: Path | None, listen: str | None, a
 
 
 async def _relay(config: RouterConfigV1Alpha1) -> None:
-    from jumpstarter.common.exceptions import ConfigurationError
-
     from .clock import SystemClock
     from .identity.certificates import Files, ServerCertificates
     from .listening import split_address
     from .router.remote import RemoteSettings, run_router
 
-    if config.certificate is None:
-        raise ConfigurationError(f"{config.path}: certificate: missing; name the files of certificate and key")
-    host = split_address(config.advertise or config.listen)[0]
-    source = Files(config.certificate.certificate, config.certificate.key, [host], SystemClock())
+    certificates = None
+    if config.certificate is not None:
+        host = split_address(config.advertise or config.listen)[0]
+        own = config.certificate
+        certificates = ServerCertificates(Files(own.certificate, own.key, [host], SystemClock()))
     settings = RemoteSettings(
         controller=config.endpoint,
         tls=config.tls,
@@ -236,4 +240,4 @@ async def _relay(config: RouterConfigV1Alpha1) -> None:
         labels=config.labels,
         drain=config.drain,
     )
-    await run_router(settings, ServerCertificates(source))
+    await run_router(settings, certificates)

@@ -11,9 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 import anyio
 import grpc
+from jumpstarter.common.exceptions import ConfigurationError
 
 from .clock import Clock, SystemClock
 from .identity.authenticate import Authenticator
@@ -22,7 +24,7 @@ from .identity.certificates import Files, Issued, ServerCertificates
 from .identity.keys import Keys
 from .identity.streams import StreamTokens
 from .lab import Lab
-from .listening import Keepalive, bind, join_address, split_address
+from .listening import Keepalive, bind, join_address, open_listener, split_address
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from .services.rpc import Guard
     from .services.switchboard import Switchboard
     from .store.base import Store
+    from .web.metrics import LabMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,12 @@ class Endpoints:
     """Address of the router, when it is to have a port of its own."""
     router_endpoint: str = ""
     """What peers dial for streams; empty for the router's own address, or the endpoint."""
+    web_listen: str = ""
+    """Address of REST, log-in and dashboard, over TLS; empty for none."""
+    web_endpoint: str = ""
+    """The URL of these that people are told; empty for the address."""
+    metrics_listen: str = ""
+    """Address of the metrics, without TLS; empty for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +129,24 @@ class LabServer:
         self.endpoint = ""
         """What peers dial."""
         self.router_endpoint = ""
+        self.web_url = ""
+        """Where people find REST, log-in and dashboard; empty when they aren't served."""
+        self.metrics_port = 0
+        """0 when metrics aren't served."""
+        self.ready = False
+        """Whether requests are served."""
         self._given_store = store
         self._endpoints = endpoints or Endpoints()
         self._own_certificate = own_certificate
         self._keepalive = keepalive or Keepalive()
         self._static_routers = tuple(static_routers)
         self._grace = grace
+        self._authority: Authority | None = None
+        self._hosts: list[str] = []
         self._reflection = reflection
         self._exit: AsyncExitStack | None = None
+        self._web_listener: socket.socket | None = None
+        self._metrics_listener: socket.socket | None = None
 
     @property
     def ca(self) -> str:
@@ -157,16 +176,20 @@ class LabServer:
                 router = server
             # Listened on before the records are read: peers of a server that starts again wait, and aren't refused.
             await self._listen(server, router)
+            stack.callback(self._close_listeners)
             self.lab = Lab(self.store, self.settings, self.clock)
+            metrics = self._lab_metrics()
             await stack.enter_async_context(self.lab.run())
             guard, health = self._assemble(server, router)
             await stack.enter_async_context(_background(self.keys.keep_fresh, guard.keep_watch, self.routers.run))
             await stack.enter_async_context(self.switchboard.running())
+            await self._serve_http(stack, guard, metrics)
             servers = list(dict.fromkeys((server, router)))
             try:
                 for each in servers:
                     await each.start()
                 await health.set(ready=True)
+                self.ready = True
                 logger.info("the lab is served at %s", self.endpoint)
                 yield
             finally:
@@ -187,7 +210,9 @@ class LabServer:
         where = self._endpoints
         hosts = [_reachable(split_address(address)[0]) for address in (where.listen, where.router_listen) if address]
         hosts += [split_address(told, "endpoint")[0] for told in (where.endpoint, where.router_endpoint) if told]
-        self.certificates = ServerCertificates(await self._certificate_source(list(dict.fromkeys(hosts))))
+        hosts += _web_hosts(where)
+        self._hosts = list(dict.fromkeys(hosts))
+        self.certificates = ServerCertificates(await self._certificate_source())
         # Each port has credentials of its own, which remember what they showed last.
         self.port = bind(services, where.listen, self.certificates.grpc_credentials())
         self.endpoint = where.endpoint or _told(where.listen, self.port)
@@ -195,16 +220,30 @@ class LabServer:
         if where.router_listen:
             port = bind(router, where.router_listen, self.certificates.grpc_credentials())
             self.router_endpoint = where.router_endpoint or _told(where.router_listen, port)
+        if where.web_listen:
+            self._web_listener = open_listener(where.web_listen)
+            port = self._web_listener.getsockname()[1]
+            self.web_url = (where.web_endpoint or f"https://{_told(where.web_listen, port)}").rstrip("/")
+        if where.metrics_listen:
+            self._metrics_listener = open_listener(where.metrics_listen)
+            self.metrics_port = self._metrics_listener.getsockname()[1]
 
-    async def _certificate_source(self, hosts: Sequence[str]) -> Files | Issued:
+    def _close_listeners(self) -> None:
+        for listener in (self._web_listener, self._metrics_listener):
+            if listener is not None:
+                listener.close()
+
+    async def _certificate_source(self) -> Files | Issued:
         own = self._own_certificate
         if own is not None:
-            return Files(own.certificate, own.key, hosts, self.clock, ca=own.ca)
-        return Issued(await Authority.load(self.store, self.clock), hosts, self.clock)
+            return Files(own.certificate, own.key, self._hosts, self.clock, ca=own.ca)
+        self._authority = await Authority.load(self.store, self.clock)
+        return Issued(self._authority, self._hosts, self.clock)
 
     # -- what is served --------------------------------------------------------------------------
 
     def _assemble(self, server: grpc.aio.Server, router: grpc.aio.Server) -> tuple[Guard, Health]:
+        from .identity.certifying import RouterCertificates
         from .router.pool import RouterPool
         from .router.service import Relay
         from .services.assembly import Health, Parts, add_reflection, add_services
@@ -223,6 +262,7 @@ class LabServer:
             tokens=self.authenticator.tokens,
             switchboard=self.switchboard,
             routers=self.routers,
+            certificates=RouterCertificates(self._authority, self._hosts),
             version=self.version,
             endpoint=self.endpoint,
             ca=self.ca,
@@ -234,7 +274,43 @@ class LabServer:
             add_reflection(server)
         return guard, health
 
+    # -- what is served over HTTP ----------------------------------------------------------------
+
+    def _lab_metrics(self) -> LabMetrics | None:
+        if self._metrics_listener is None:
+            return None
+        from .web.metrics import LabMetrics
+
+        return LabMetrics(self.lab, self.version)
+
+    async def _serve_http(self, stack: AsyncExitStack, guard: Guard, metrics: LabMetrics | None) -> None:
+        if metrics is not None and self._metrics_listener is not None:
+            from .web.metrics_server import serve_metrics
+
+            metrics.started(self.routers, self.relay, guard)
+            await stack.enter_async_context(serve_metrics(metrics.registry, self._metrics_listener))
+        if self._web_listener is not None:
+            from .services.assembly import DESCRIPTORS
+            from .web.server import Parts, serve_web
+
+            parts = Parts(
+                lab=self.lab,
+                guard=guard,
+                authenticator=self.authenticator,
+                routers=self.routers,
+                services=DESCRIPTORS,
+                version=self.version,
+                url=self.web_url,
+                endpoint=self.endpoint,
+                router_endpoint=self.router_endpoint,
+                ca=self.ca,
+                ready=lambda: self.ready,
+            )
+            context = self.certificates.ssl_context()
+            await stack.enter_async_context(serve_web(parts, self._web_listener, context))
+
     async def _stop(self, guard: Guard, health: Health, servers: Sequence[grpc.aio.Server]) -> None:
+        self.ready = False
         await health.set(ready=False)
         guard.close()
         await self.relay.stop(self._grace)
@@ -255,6 +331,19 @@ async def _background(*tasks: Callable[[], Coroutine[Any, Any, None]]) -> AsyncG
 
 def _reachable(host: str) -> str:
     return socket.gethostname() if host in UNSPECIFIED else host
+
+
+def _web_hosts(where: Endpoints) -> list[str]:
+    """Return what browsers dial."""
+    hosts = [_reachable(split_address(where.web_listen)[0])] if where.web_listen else []
+    if where.web_endpoint:
+        url = urlsplit(where.web_endpoint)
+        if url.scheme not in ("https", "http") or not url.hostname:
+            raise ConfigurationError(
+                f"the web endpoint {where.web_endpoint!r} is no URL, such as https://lab.example.com:8086"
+            )
+        hosts.append(url.hostname)
+    return hosts
 
 
 def _told(address: str, port: int) -> str:

@@ -13,7 +13,7 @@ from ..clock import Clock
 from .pem import Pair, address_of, read_pair
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
     from cryptography.x509 import Certificate, CertificateBuilder, GeneralName, KeyUsage, Name
 
     from ..store.base import Store
@@ -77,6 +77,37 @@ class Authority:
         Args:
             hosts: names and addresses that peers dial; those of this machine are added.
         """
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._certify(key.public_key(), [*hosts, *LOCAL], life)
+        # The authority goes along for peers that take what the server shows as what they trust.
+        return Pair(_pem_key(key), _pem(certificate) + self.certificate, certificate)
+
+    def certify(self, public_key: bytes, host: str, life: timedelta = LEAF_LIFE) -> tuple[bytes, datetime]:
+        """Return the chain, as PEM, of a certificate for the key of another server, and when it expires.
+
+        Args:
+            public_key: SubjectPublicKeyInfo in DER, of a P-256 key.
+            host: the one name or address that it is for.
+
+        Raises:
+            ValueError: this is not such a key.
+        """
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+        try:
+            key = load_der_public_key(public_key)
+        except UnsupportedAlgorithm as error:
+            raise ValueError(str(error)) from None
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise ValueError("the key is not one of the elliptic curve P-256")
+        certificate = self._certify(key, [host], life)
+        return _pem(certificate) + self.certificate, certificate.not_valid_after_utc
+
+    def _certify(self, public_key: EllipticCurvePublicKey, hosts: Sequence[str], life: timedelta) -> Certificate:
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -84,23 +115,20 @@ class Authority:
         from cryptography.x509.oid import ExtendedKeyUsageOID
 
         now = self._clock.now()
-        key = ec.generate_private_key(ec.SECP256R1())
         issuer = self._pair.certificate
         issuer_key = load_pem_private_key(self._pair.key, None)
         assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
         ends = min(now + life, self._pair.expires)
-        builder = _builder(_name("Jumpstarter server"), issuer.subject, key, now, ends)
+        builder = _builder(_name("Jumpstarter server"), issuer.subject, public_key, now, ends)
         identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        certificate = (
+        return (
             builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(x509.SubjectAlternativeName(_alternative_names([*hosts, *LOCAL])), critical=False)
+            .add_extension(x509.SubjectAlternativeName(_alternative_names(hosts)), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
             .sign(issuer_key, hashes.SHA256())
         )
-        # The authority goes along for peers that take what the server shows as what they trust.
-        return Pair(_pem_key(key), _pem(certificate) + self.certificate, certificate)
 
 
 def _make(now: datetime) -> Pair:
@@ -112,7 +140,7 @@ def _make(now: datetime) -> Pair:
     # The name tells authorities apart where several are trusted.
     name = _name(f"Jumpstarter lab {x509.random_serial_number():x}"[:40])
     certificate = (
-        _builder(name, name, key, now, now + LIFE)
+        _builder(name, name, key.public_key(), now, now + LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs=True), critical=True)
         .sign(key, hashes.SHA256())
@@ -121,11 +149,10 @@ def _make(now: datetime) -> Pair:
 
 
 def _builder(
-    subject: Name, issuer: Name, key: EllipticCurvePrivateKey, now: datetime, ends: datetime
+    subject: Name, issuer: Name, public: EllipticCurvePublicKey, now: datetime, ends: datetime
 ) -> CertificateBuilder:
     from cryptography import x509
 
-    public = key.public_key()
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,15 +18,15 @@ import anyio
 import anyio.lowlevel
 import grpc
 from jumpstarter.common.exceptions import ConfigurationError, ConnectionError
-from jumpstarter.common.grpc import aio_secure_channel, composite_channel_credentials, ssl_channel_credentials
-from jumpstarter.config.grpc import call_credentials
 
 from ..clock import Clock, SystemClock
 from ..errors import Code, Refused
 from ..identity.certificates import ServerCertificates
 from ..identity.keys import StreamKeys
 from ..identity.streams import StreamClaims, StreamTokens
+from .certified import Certified
 from .endpoints import parse_endpoint
+from .joining import controller_channel
 from .members import Rate
 from .options import SERVER_OPTIONS
 from .relay import GONE
@@ -49,13 +49,6 @@ HEALTHY = 30.0
 
 DIAL_TIMEOUT = 10.0
 """Seconds that the controller may take for its first order."""
-
-LINK_OPTIONS = {
-    # A dead way to the controller is noticed by the answers to these, for which present gRPC waits as the last says.
-    "grpc.keepalive_time_ms": 10_000,
-    "grpc.keepalive_timeout_ms": 5_000,
-    "grpc.http2.ping_timeout_ms": 5_000,
-}
 
 logger = logging.getLogger(__name__)
 
@@ -169,11 +162,7 @@ class RemoteRouter:
         """Be connected to the controller; return why that came to its end."""
         settings = self.settings
         try:
-            credentials = composite_channel_credentials(
-                await ssl_channel_credentials(settings.controller, settings.tls),
-                call_credentials("Router", settings.metadata, settings.token()),
-            )
-            channel = aio_secure_channel(settings.controller, credentials, LINK_OPTIONS)
+            channel = await controller_channel(settings)
         except (ConfigurationError, ConnectionError, OSError, ValueError) as error:
             return str(error)
         try:
@@ -264,24 +253,53 @@ def _reason(code: grpc.StatusCode, details: str | None) -> str:
     return f"{code.name}: {details or 'no details'}"
 
 
-async def run_router(settings: RemoteSettings, certificates: ServerCertificates) -> None:
+async def run_router(settings: RemoteSettings, certificates: ServerCertificates | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once.
 
+    Args:
+        settings: see there.
+        certificates: what is shown to peers; None for what the controller issues.
+
     Raises:
-        ConfigurationError: the address can't be listened on, or the endpoint is not of the form host:port.
+        ConfigurationError: the address can't be listened on, the endpoint is not of the form host:port, or the
+            controller gives no certificate.
     """
-    router = RemoteRouter(settings, certificates)
+    certified: Certified | None = None
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with router.serving():
+        if certificates is None:
+            certified = Certified(settings, SystemClock())
+            if not await _first(certified.obtain, signals):
+                return
+            certificates = ServerCertificates(certified)
+        router = RemoteRouter(settings, certificates)
+        async with router.serving(), anyio.create_task_group() as background:
+            if certified is not None:
+                background.start_soon(certified.keep_fresh)
             logger.info("router listening on %s for peers that dial %s", settings.listen, router.endpoint)
             await anext(aiter(signals))
             logger.info("router stops: %d streams get %g s", router.relay.counters().streams, settings.drain)
-            async with anyio.create_task_group() as tasks:
+            await _first(router.drain, signals)
+            background.cancel_scope.cancel()
 
-                async def until_drained() -> None:
-                    await router.drain()
-                    tasks.cancel_scope.cancel()
 
-                tasks.start_soon(until_drained)
-                await anext(aiter(signals))
-                tasks.cancel_scope.cancel()
+async def _first(work: Callable[[], Awaitable[None]], signals: AsyncIterator[int]) -> bool:
+    """Do some work until it is done or a signal comes; return whether it was done."""
+    done = False
+    failure: ConfigurationError | None = None
+    async with anyio.create_task_group() as tasks:
+
+        async def do() -> None:
+            nonlocal done, failure
+            try:
+                await work()
+                done = True
+            except ConfigurationError as error:
+                failure = error
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(do)
+        await anext(aiter(signals))
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return done

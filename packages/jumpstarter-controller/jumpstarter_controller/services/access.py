@@ -73,6 +73,7 @@ _LAB: Mapping[str, Access] = {
     "ReportUse": Access((Kind.EXPORTER,), rights="the lease has, or had, the exporter"),
     "Drain": Access((Kind.EXPORTER,)),
     "ServeRouter": Access((Kind.ROUTER,)),
+    "CertifyRouter": Access((Kind.ROUTER,), rights="any host but those of the controller"),
 }
 
 _ADMINISTRATION: Mapping[str, Access] = dict.fromkeys(

@@ -18,6 +18,7 @@ from .lab import LabService
 from .rpc import Guard
 
 if TYPE_CHECKING:
+    from ..identity.certifying import RouterCertificates
     from ..identity.tokens import Tokens
     from ..lab import Lab
     from ..router.pool import RouterPool
@@ -43,6 +44,7 @@ class Parts:
     tokens: Tokens
     switchboard: Switchboard
     routers: RouterPool
+    certificates: RouterCertificates
     version: str
     endpoint: str
     ca: str
@@ -54,7 +56,7 @@ def add_services(server: grpc.aio.Server, guard: Guard, parts: Parts) -> None:
     servicers = {
         "ControllerService": ControllerService(parts.lab, parts.switchboard, statuses),
         "ClientService": ClientService(parts.lab, messages, statuses, parts.tokens),
-        "LabService": LabService(parts.lab, messages, parts.routers),
+        "LabService": LabService(parts.lab, messages, parts.routers, parts.certificates),
         "AdminService": AdminService(
             parts.lab, messages, statuses, parts.tokens, parts.routers, parts.version, parts.endpoint, parts.ca
         ),

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from jumpstarter_protocol import lab_pb2
@@ -48,6 +48,12 @@ class ServesRouters(Protocol):
     ) -> None: ...
 
 
+class CertifiesRouters(Protocol):
+    """What makes certificates for routers, see `identity.certifying.RouterCertificates`."""
+
+    def certify(self, endpoint: str, public_key: bytes) -> tuple[bytes, datetime]: ...
+
+
 @dataclass
 class LabService:
     """What a lab offers beyond the published protocol."""
@@ -55,6 +61,7 @@ class LabService:
     lab: Lab
     messages: convert.Messages
     routers: ServesRouters
+    certificates: CertifiesRouters
     _reports: OrderedDict[Key, int] = field(default_factory=OrderedDict, init=False)
 
     # -- leases ----------------------------------------------------------------------------------
@@ -246,6 +253,11 @@ class LabService:
 
     async def ServeRouter(self, call: Call, requests: AsyncIterator[Any]) -> None:
         await self.routers.serve(call.actor, requests, call.write)
+
+    async def CertifyRouter(self, call: Call, request: Any) -> Any:
+        chain, expires = self.certificates.certify(request.endpoint, request.public_key)
+        self.lab.audit(call.actor, "router.certify", endpoint=request.endpoint)
+        return lab_pb2.CertifyRouterResponse(chain=chain, expires=convert.timestamp(expires))
 
 
 @dataclass(frozen=True)

@@ -269,3 +269,19 @@ class LeaseCut(_message.Message):
     lease: str
     client: str
     def __init__(self, lease: _Optional[str] = ..., client: _Optional[str] = ...) -> None: ...
+
+class CertifyRouterRequest(_message.Message):
+    __slots__ = ("endpoint", "public_key")
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    endpoint: str
+    public_key: bytes
+    def __init__(self, endpoint: _Optional[str] = ..., public_key: _Optional[bytes] = ...) -> None: ...
+
+class CertifyRouterResponse(_message.Message):
+    __slots__ = ("chain", "expires")
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    chain: bytes
+    expires: _timestamp_pb2.Timestamp
+    def __init__(self, chain: _Optional[bytes] = ..., expires: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

@@ -80,6 +80,11 @@ class LabServiceStub(object):
                 request_serializer=jumpstarter_dot_lab_dot_v1_dot_lab__pb2.RouterReport.SerializeToString,
                 response_deserializer=jumpstarter_dot_lab_dot_v1_dot_lab__pb2.RouterOrder.FromString,
                 _registered_method=True)
+        self.CertifyRouter = channel.unary_unary(
+                '/jumpstarter.lab.v1.LabService/CertifyRouter',
+                request_serializer=jumpstarter_dot_lab_dot_v1_dot_lab__pb2.CertifyRouterRequest.SerializeToString,
+                response_deserializer=jumpstarter_dot_lab_dot_v1_dot_lab__pb2.CertifyRouterResponse.FromString,
+                _registered_method=True)
 
 
 class LabServiceServicer(object):
@@ -149,6 +154,14 @@ class LabServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CertifyRouter(self, request, context):
+        """Router: have a certificate made for the address at which peers dial it. FAILED_PRECONDITION when the lab has no
+        authority of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LabServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -196,6 +209,11 @@ def add_LabServiceServicer_to_server(servicer, server):
                     servicer.ServeRouter,
                     request_deserializer=jumpstarter_dot_lab_dot_v1_dot_lab__pb2.RouterReport.FromString,
                     response_serializer=jumpstarter_dot_lab_dot_v1_dot_lab__pb2.RouterOrder.SerializeToString,
+            ),
+            'CertifyRouter': grpc.unary_unary_rpc_method_handler(
+                    servicer.CertifyRouter,
+                    request_deserializer=jumpstarter_dot_lab_dot_v1_dot_lab__pb2.CertifyRouterRequest.FromString,
+                    response_serializer=jumpstarter_dot_lab_dot_v1_dot_lab__pb2.CertifyRouterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -442,6 +460,33 @@ class LabService(object):
             '/jumpstarter.lab.v1.LabService/ServeRouter',
             jumpstarter_dot_lab_dot_v1_dot_lab__pb2.RouterReport.SerializeToString,
             jumpstarter_dot_lab_dot_v1_dot_lab__pb2.RouterOrder.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CertifyRouter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jumpstarter.lab.v1.LabService/CertifyRouter',
+            jumpstarter_dot_lab_dot_v1_dot_lab__pb2.CertifyRouterRequest.SerializeToString,
+            jumpstarter_dot_lab_dot_v1_dot_lab__pb2.CertifyRouterResponse.FromString,
             options,
             channel_credentials,
             insecure,
