@@ -5,7 +5,7 @@ Everything that serves somebody (gRPC, REST, pages) goes through here and holds 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from itertools import islice
 
@@ -122,6 +122,10 @@ class Lab:
         For counting: it must be quick and must not fail. At the start it is called for everything there is.
         """
         self._core.listeners.append(listener)
+
+    def observe_commits(self, listener: Callable[[float], None]) -> None:
+        """Have a function called after each commit of the store, with the seconds that it took."""
+        self._core.ledger.commit_listeners.append(listener)
 
     # -- looking; from memory, so cheap and never blocking -----------------------------------------
 
@@ -325,6 +329,16 @@ class Lab:
         Never blocks; entries are written in batches, durably within a second, and also when the lab stops.
         """
         self._core.audit(actor, action, **details)
+
+    @property
+    def audit_waiting(self) -> int:
+        """How many audit entries wait to be written."""
+        return self._core.auditor.waiting
+
+    @property
+    def audit_dropped(self) -> int:
+        """How many audit entries could not be kept since the start."""
+        return self._core.auditor.dropped_total
 
     async def flush_audit(self) -> None:
         """Write the audit entries that wait, at once."""

@@ -1,4 +1,4 @@
-"""The port of a gRPC server: how it is set up, and what is wrong when it can't be had."""
+"""The ports of the servers: how they are set up, and what is wrong when one can't be had."""
 
 from __future__ import annotations
 
@@ -88,6 +88,12 @@ def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredenti
     return found
 
 
+def open_listener(address: str) -> socket.socket:
+    """Listen on an address for a server that is not of gRPC; forms and errors as of `bind`."""
+    host, port = split_address(address, "the address to listen on")
+    return _open(host, port, backlog=128)
+
+
 _ADVICE: Mapping[int, str] = {
     errno.EADDRINUSE: "another program listens there already; end it, or choose another port",
     errno.EACCES: "ports below 1024 are for root; choose another port, or allow it with the capability "
@@ -98,19 +104,29 @@ _ADVICE: Mapping[int, str] = {
 
 def _try(host: str, port: int) -> None:
     """Raise what is wrong with an address, which gRPC only tells in its log."""
+    _open(host, port, backlog=1).close()
+
+
+def _open(host: str, port: int, backlog: int) -> socket.socket:
     where = join_address(host, port)
+    both = not host and socket.has_dualstack_ipv6()
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            "::" if both else host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
         raise ConfigurationError(f"can't listen on {where}: the host is unknown ({error.strerror})") from None
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(target)
-            probe.listen(1)
-        except OSError as error:
-            advice = _ADVICE.get(error.errno or 0, "")
-            text = f"{os.strerror(error.errno or 0)}{f'; {advice}' if advice else ''}"
-            raise ConfigurationError(f"can't listen on {where}: {text}") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if both:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.bind(target)
+        listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        advice = _ADVICE.get(error.errno or 0, "")
+        text = f"{os.strerror(error.errno or 0)}{f'; {advice}' if advice else ''}"
+        raise ConfigurationError(f"can't listen on {where}: {text}") from None
+    return listener

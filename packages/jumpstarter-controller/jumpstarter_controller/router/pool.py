@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -115,8 +115,7 @@ class RouterPool:
             Refused: there is none; with the code and text of published controllers.
         """
         ready = []
-        for member in self._members():
-            member.refresh()
+        for member in self.members():
             if member.alive and not member.draining:
                 ready.append(member)
         candidates = [member for member in ready if member.endpoint not in exclude] or ready
@@ -132,8 +131,7 @@ class RouterPool:
         """Tell what is known of each router."""
         from jumpstarter_protocol.jumpstarter.admin.v1.admin_pb2 import Router
 
-        for member in self._members():
-            member.refresh()
+        for member in self.members():
             router = Router(
                 name=member.name,
                 endpoint=member.endpoint,
@@ -147,8 +145,12 @@ class RouterPool:
                 router.last_seen.FromDatetime(member.seen)
             yield router
 
-    def _members(self) -> Iterable[Member]:
-        return [*self._built_in, *self._fixed, *self._joined.values()]
+    def members(self) -> Sequence[Member]:
+        """Return all routers, with their load of this moment."""
+        found = [*self._built_in, *self._fixed, *self._joined.values()]
+        for member in found:
+            member.refresh()
+        return found
 
     # -- cuts --------------------------------------------------------------------------------------
 
