@@ -450,3 +450,16 @@ def test_a_lease_that_is_not_used_is_told_before_it_ends(bench: Lab) -> None:
     outcome = shell.end()
     assert "has ended" in outcome.err
     assert outcome.code == 128 + signal.SIGHUP
+
+
+def test_use_that_extends_the_lease_is_told(bench: Lab) -> None:
+    bench.policy(extend_by_use=timedelta(minutes=2), maximum_use=timedelta(hours=1))
+    command = f"{J} power on; echo used; exec sleep 300"
+    shell = bench.start("alice", "shell", "-n", "bench-1", "--duration", "60s", "--", "sh", "-c", command)
+    shell.wait_for("used\n")
+    shell.wait_for("lease of bench-1 was extended and ends at ")
+    assert " is its limit" in shell.err
+    (name,) = bench.active()
+    told = bench.jmp("alice", "get", "lease", name).out
+    assert "it can't be extended beyond" in told
+    assert "Granted by:" in told

@@ -69,3 +69,35 @@ def test_log_tells_what_is_new_and_what_is_not_once_a_minute(clock: Any, caplog:
         "New lease: one (0:01:02)",
         "Lease lease-1: two (0:01:02)",
     ]
+
+
+UUID_NAME = "01a1f9cf-9b2e-73e3-8215-178a80058e4b"
+
+
+@pytest.mark.parametrize(
+    ("width", "text"),
+    [
+        (None, f"Lease {UUID_NAME}: waiting: next in the queue (0:00:05)"),
+        (60, "Next in the queue (0:00:05)"),
+        (24, "Next in the q… (0:00:05)"),
+    ],
+)
+def test_line_is_shortened_by_what_matters_least(width: int | None, text: str, clock: Any) -> None:
+    with LeaseAcquisitionSpinner(UUID_NAME) as shown:
+        shown.update_status("waiting: next in the queue")
+        clock.now = 5
+        assert shown.text(width) == text
+
+
+def test_times_that_change_are_no_news(clock: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    left = iter(("10m", "9m", "8m"))
+    with LeaseAcquisitionSpinner("lease-1") as shown:
+        for _ in range(2):
+            shown.update_status("waiting: until 14:00", lambda: f"waiting: until 14:00 ({next(left)} left)")
+        clock.now = 61
+        shown.tick()
+    assert [record.message for record in caplog.records] == [
+        "Lease lease-1: waiting: until 14:00 (10m left) (0:00:00)",
+        "Lease lease-1: waiting: until 14:00 (9m left) (0:01:01)",
+    ]
