@@ -48,6 +48,25 @@ class SourcePrefixFormatter(logging.Formatter):
             record.exc_text = kept
 
 
+class JSONFormatter(logging.Formatter):
+    """Formats a record as a JSON object: `time` (UTC), `level`, `logger`, `message`, perhaps `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        import json
+        from datetime import UTC, datetime
+
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
+
+
 class StderrHandler(logging.Handler):
     """Writes to whatever `sys.stderr` is at the time."""
 
@@ -63,6 +82,14 @@ class StderrHandler(logging.Handler):
         except (OSError, ValueError):
             # stderr is closed or its reader gone: there is nobody left to tell.
             return
+
+
+def set_format(name: str) -> None:
+    """Write log lines for people (`text`) or as JSON objects (`json`) from now on."""
+    formatter: logging.Formatter = JSONFormatter() if name.lower() == "json" else SourcePrefixFormatter()
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, StderrHandler):
+            handler.setFormatter(formatter)
 
 
 def setup_logging(level: str) -> None:

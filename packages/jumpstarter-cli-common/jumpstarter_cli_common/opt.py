@@ -38,6 +38,7 @@ __all__ = [
     "opt_insecure_tls_config",
     "opt_kubeconfig",
     "opt_labels",
+    "opt_log_format",
     "opt_log_level",
     "opt_namespace",
     "opt_nointeractive",
@@ -73,6 +74,24 @@ opt_log_level = click.option(
     expose_value=False,
     callback=_set_log_level,
     help="Least severe log lines to show on stderr; DEBUG also shows tracebacks of failures.",
+)
+
+
+def _set_log_format(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if not ctx.resilient_parsing and value is not None:
+        from .logs import set_format
+
+        set_format(value)
+
+
+opt_log_format = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"], case_sensitive=False),
+    default=None,
+    envvar="JUMPSTARTER_LOG_FORMAT",
+    expose_value=False,
+    callback=_set_log_format,
+    help="Form of the log lines on stderr: for people, or a JSON object per line  [default: text]",
 )
 
 

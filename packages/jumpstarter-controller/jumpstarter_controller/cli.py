@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import signal
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import click
-from jumpstarter_cli_common.blocking import blocking
 from jumpstarter_cli_common.exceptions import ClickExceptionRed, handle_exceptions
+from jumpstarter_cli_common.opt import opt_log_format
 
 if TYPE_CHECKING:
     from jumpstarter.config.admin import AdminConfigV1Alpha1
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
     from .config_file import ControllerConfig
     from .server import LabServer
-
-logger = logging.getLogger(__name__)
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -49,9 +46,9 @@ def controller() -> None:
 @click.option("--tls-cert", type=_FILE, help="Own certificate chain, PEM.")
 @click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
 @click.option("--tls-ca", type=_FILE, help="What peers have to trust, if it is not known to their systems, PEM.")
+@opt_log_format
 @handle_exceptions
-@blocking
-async def run(
+def run(
     config_path: Path | None,
     data: Path | None,
     tls_cert: Path | None,
@@ -67,14 +64,53 @@ async def run(
     Only this machine can connect, unless --listen says otherwise:
 
         jmp controller run --listen 0.0.0.0:8082 --endpoint lab.example.com:8082
+
+    `jmp controller config --example` prints a config file with all that can be set.
     """
     config = _config(config_path, data)
     config = config.model_copy(update=_changes(config, addresses))
     if tls_cert or tls_key or tls_ca:
         config = config.model_copy(update={"tls": _own_tls(tls_cert, tls_key, tls_ca)})
-    async with _server(config) as server:
-        await _greet(server)
-        await _until_stopped()
+
+    async def serve() -> None:
+        import anyio
+
+        from . import systemd
+
+        async with _server(config) as server:
+            await _greet(server)
+            systemd.notify("READY=1", f"STATUS=Serving the lab at {server.endpoint}")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(systemd.keep_alive)
+                await _until_stopped(config_path)
+                tasks.cancel_scope.cancel()
+            systemd.notify("STOPPING=1")
+
+    _check(config)
+    _run(serve)
+
+
+@controller.command("config", short_help="Check a config, or print an example of one.")
+@opt_config
+@opt_data
+@click.option("--example", is_flag=True, help="Print a config file with everything that can be said, and comments.")
+@handle_exceptions
+def show_config(config_path: Path | None, data: Path | None, example: bool) -> None:
+    """Check the config, and print what is in effect, defaults included.
+
+    To begin a config file: jmp controller config --example > lab.yaml
+    """
+    if example:
+        from .config_example import EXAMPLE
+
+        click.echo(EXAMPLE, nl=False)
+        return
+    import yaml
+
+    config = _config(config_path, data)
+    _check(config, serves=False, uses_folder=False)
+    values = config.model_copy(update={"data": _folder(config)}).model_dump(mode="json", by_alias=True)
+    click.echo(yaml.safe_dump(values, indent=2, sort_keys=False), nl=False)
 
 
 @controller.command("reset-admin", short_help="Make or repair an admin account of a stopped lab.")
@@ -83,8 +119,7 @@ async def run(
 @click.option("--name", help="Of the account  [default: your user name]")
 @click.option("--alias", default="", help="Of the config that is written  [default: lab]")
 @handle_exceptions
-@blocking
-async def reset_admin(config_path: Path | None, data: Path | None, name: str | None, alias: str) -> None:
+def reset_admin(config_path: Path | None, data: Path | None, name: str | None, alias: str) -> None:
     """Make an admin account, or give it a new token, for when nobody can administer the lab any more.
 
     The server must not run meanwhile. Whoever may write to its folder may do this.
@@ -102,9 +137,31 @@ async def reset_admin(config_path: Path | None, data: Path | None, name: str | N
         "web": config.web.model_copy(update={"listen": ""}),
         "metrics": config.metrics.model_copy(update={"listen": ""}),
     }
-    async with _server(config.model_copy(update=quiet)) as server:
-        saved = await make_admin(server, name or admin_name(), alias)
+
+    async def reset() -> AdminConfigV1Alpha1:
+        async with _server(config.model_copy(update=quiet)) as server:
+            return await make_admin(server, name or admin_name(), alias)
+
+    _check(config, serves=False)
+    saved = _run(reset)
     click.echo(f"Admin '{saved.metadata.name}' has a new token, in {saved.path}")
+
+
+def _check(config: ControllerConfig, *, serves: bool = True, uses_folder: bool = True) -> None:
+    from .startup import check, told_to_users
+
+    with told_to_users():
+        check(config, _folder(config) if uses_folder else None, serves=serves)
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run something on an event loop, and tell what the store can't do."""
+    import anyio
+
+    from .startup import told_to_users
+
+    with told_to_users():
+        return anyio.run(work)
 
 
 def _config(path: Path | None, data: Path | None) -> ControllerConfig:
@@ -185,11 +242,37 @@ You are its admin '{config.metadata.name}', as {config.path} says. What to type 
 """
 
 
-async def _until_stopped() -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+async def _until_stopped(config_path: Path | None) -> None:
+    """Wait for the signal to stop; SIGHUP checks the config, so that a restart will not fail by it."""
+    import anyio
+
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async for number in signals:
+            if number == signal.SIGHUP:
+                _reload(config_path)
+                continue
             click.echo(f"{signal.Signals(number).name} received, stopping ...", err=True)
             return
+
+
+def _reload(config_path: Path | None) -> None:
+    import logging
+
+    from jumpstarter.common.exceptions import JumpstarterException
+
+    from . import systemd
+    from .config_file import read_config
+
+    logger = logging.getLogger(__name__)
+    systemd.notify_reloading()
+    try:
+        if config_path is not None:
+            read_config(config_path)
+    except JumpstarterException as error:
+        logger.error("the config has changed and can't be used, so the next start will fail: %s", error)
+    else:
+        logger.info("certificates are read again when they change; other changes of the config wait for a restart")
+    systemd.notify("READY=1")
 
 
 # -- routers -------------------------------------------------------------------------------------
@@ -205,9 +288,9 @@ def router() -> None:
 @click.option("--config", "config_path", type=_FILE, help="Config file, in place of ALIAS.")
 @click.option("--listen", metavar="HOST:PORT", help="Address to listen on.")
 @click.option("--advertise", metavar="HOST:PORT", help="Where peers reach this router.")
+@opt_log_format
 @handle_exceptions
-@blocking
-async def run_router(alias: str, config_path: Path | None, listen: str | None, advertise: str | None) -> None:
+def run_router(alias: str, config_path: Path | None, listen: str | None, advertise: str | None) -> None:
     """Join a lab as the router ALIAS, and relay streams until stopped by SIGTERM or Ctrl-C.
 
     An admin makes the config with: jmp admin create router NAME --save. Open streams get a time for ending.
@@ -216,7 +299,8 @@ async def run_router(alias: str, config_path: Path | None, listen: str | None, a
 
     config = RouterConfigV1Alpha1.from_file(config_path) if config_path else RouterConfigV1Alpha1.load(alias)
     given = {"listen": listen, "advertise": advertise}
-    await _relay(config.model_copy(update={name: value for name, value in given.items() if value is not None}))
+    changed = config.model_copy(update={name: value for name, value in given.items() if value is not None})
+    _run(lambda: _relay(changed))
 
 
 async def _relay(config: RouterConfigV1Alpha1) -> None:

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from jumpstarter.common.exceptions import FileNotFoundError as MissingFile
 from jumpstarter.config.document import build, read_document
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from .settings import Section, Settings
+
+
+def _address(value: str) -> str:
+    """Return an address or endpoint as it is; an empty one means none."""
+    from jumpstarter.common.exceptions import ConfigurationError
+
+    from .listening import split_address
+
+    if value:
+        try:
+            split_address(value)
+        except ConfigurationError:
+            raise ValueError(f"{value!r} is not of the form host:port, such as 127.0.0.1:8082") from None
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""`host:port`, or nothing."""
 
 
 class OwnTLS(Section):
@@ -27,9 +45,9 @@ class OwnTLS(Section):
 class RouterPort(Section):
     """The router inside the controller."""
 
-    listen: str = ""
+    listen: Address = ""
     """A port of its own, `host:port`; empty for that of the controller."""
-    endpoint: str = ""
+    endpoint: Address = ""
     """What peers dial; empty for the controller's endpoint."""
 
 
@@ -37,14 +55,14 @@ class OtherRouter(Section):
     """A router that shares the key of stream tokens by other means than joining."""
 
     name: str
-    endpoint: str
+    endpoint: Address
     labels: dict[str, str] = Field(default_factory=dict)
 
 
 class HTTPPort(Section):
     """A port for browsers and programs that speak HTTP."""
 
-    listen: str = ""
+    listen: Address = ""
     """`host:port`; empty for none."""
     endpoint: str = ""
     """The URL that people are told; empty for the address."""
@@ -57,9 +75,9 @@ class ControllerConfig(Settings):
     kind: Literal["ControllerConfig"] = "ControllerConfig"
     data: Path | None = None
     """Folder of the store, the authority and the keys."""
-    listen: str = "127.0.0.1:8082"
+    listen: Address = "127.0.0.1:8082"
     """Address of the services, `host:port`; `0.0.0.0:8082` for all addresses of this machine."""
-    endpoint: str = ""
+    endpoint: Address = ""
     """What peers are told to dial, `host:port`; empty for the address."""
     router: RouterPort = RouterPort()
     tls: OwnTLS | None = None
@@ -96,4 +114,20 @@ def read_config(path: Path) -> ControllerConfig:
         raise MissingFile(
             f"Controller config '{path}' does not exist; without --config everything has defaults"
         ) from None
-    return build(ControllerConfig, document, document.data if document.data is not None else {})
+    config = build(ControllerConfig, document, document.data if document.data is not None else {})
+    return _with_absolute_paths(config, path.absolute().parent)
+
+
+def _with_absolute_paths(config: ControllerConfig, folder: Path) -> ControllerConfig:
+    """Return a config whose paths begin where its file is."""
+
+    def absolute(path: Path) -> Path:
+        return folder / path.expanduser()
+
+    changes: dict[str, Any] = {}
+    if config.data is not None:
+        changes["data"] = absolute(config.data)
+    if config.tls is not None:
+        paths = {name: getattr(config.tls, name) for name in OwnTLS.model_fields}
+        changes["tls"] = OwnTLS(**{name: absolute(path) for name, path in paths.items() if path is not None})
+    return config.model_copy(update=changes)
