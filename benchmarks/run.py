@@ -70,7 +70,7 @@ def environment(**more: str) -> dict[str, str]:
 def measure(command: list[Any], **env: str) -> dict[str, float]:
     """Run a measuring script and return the JSON object that it prints last."""
     result = subprocess.run(
-        [str(part) for part in command], env=environment(**env), capture_output=True, text=True, timeout=300
+        [str(part) for part in command], env=environment(**env), capture_output=True, text=True, timeout=900
     )
     if result.returncode != 0:
         raise SystemExit(f"bench: {command} failed:\n{result.stderr[-3000:]}")
@@ -442,6 +442,28 @@ def router(published: Path | None, folder: Path) -> Iterator[Row]:
             yield check(figure.name, figure.unit, figure.value, None, figure.goal)
 
 
+LAB_PEERS = {"exporters": 500, "clients": 2000, "seconds": 30, "hold": 10, "churn": 100_000}
+"""Peers, seconds for which they are watched, seconds that a lease is held, and ended leases."""
+
+
+def lab(published: Path | None, folder: Path) -> Iterator[Row]:
+    """A lab with simulated peers; the published controller is no Python program, and is not installed here."""
+    found = measure([OURS / "python", PARTS / "measure_lab.py", *LAB_PEERS.values()])
+    peers = f"{LAB_PEERS['exporters']} exporters, {LAB_PEERS['clients']} clients"
+    expected = LAB_PEERS["exporters"] / LAB_PEERS["hold"]
+    yield at_least(f"{peers}: lease cycles", "per second", found["cycles"], None, 0.95 * expected)
+    yield at_most("the same: free board to who waits, median", "ms", found["p50"], None, 100)
+    yield at_most("the same: 99 of 100", "ms", found["p99"], None, 100)
+    yield Row("the same: the slowest", "ms", found["worst"], None, "", None)
+    yield Row("the same: CPU of the controller", "cores", found["cpu"], None, "", None)
+    yield Row("the same: memory of the controller", "MiB", found["memory"], None, "", None)
+    yield at_most("controller killed and started: all are back", "s", found["back"], None, 30)
+    yield at_most("the same: leases lost, and calls that failed for good", "", found["failures"], None, 0)
+    ended = f"{LAB_PEERS['churn']:,} ended leases"
+    yield at_most(f"{ended}: memory of the controller", "x a tenth of them", found["memory_growth"], None, 1.1)
+    yield at_most("the same: size of the store", "x a tenth of them", found["store_growth"], None, 1.5)
+
+
 GROUPS: dict[str, Callable[[Path | None, Path], Iterator[Row]]] = {
     "startup": startup,
     "calls": calls,
@@ -450,6 +472,7 @@ GROUPS: dict[str, Callable[[Path | None, Path], Iterator[Row]]] = {
     "upload": upload,
     "flash": flash,
     "router": router,
+    "lab": lab,
 }
 
 

@@ -25,5 +25,6 @@ def latency(run: Callable[[], object], count: int = CALLS) -> float:
         taken.append(time.perf_counter() - started)
     return median_of(taken)
 
+
 STREAM_KEY = b"key of stream tokens for measuring"
 """What the tokens of the router's figures are signed with."""
