@@ -97,9 +97,15 @@ async def client_from_path(
     stream_metadata: tuple[tuple[str, str], ...] = ()
     blocking: partial[grpc.Channel] | None = None
     direct: str | partial[str | None] | None = None
+    local: local_paths.LocalPath | None = None
     if not _is_tcp_address(address):
         channel = open_channel(address, grpc_options)
-        if leased or local_paths.find(address) is not None:
+        local = local_paths.find(address)
+        if leased and local is None:
+            from .direct_child import DirectChild
+
+            local = local_paths.paths[address] = DirectChild(address)
+        if local is not None:
             direct = partial(_direct_if_available, address)
         elif direct_streams_available(address):
             direct = address
@@ -121,7 +127,7 @@ async def client_from_path(
         )
         try:
             try:
-                client = await _client_from_stub(stub, portal, stack, allow, unsafe, local_paths.find(address))
+                client = await _client_from_stub(stub, portal, stack, allow, unsafe, local)
             except grpc.aio.AioRpcError as error:
                 raise _translate(error, address) from error
             yield client

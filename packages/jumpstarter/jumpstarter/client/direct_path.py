@@ -12,54 +12,43 @@ import asyncio
 import json
 import logging
 import os
-import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import anyio
 import grpc
-from anyio import BrokenResourceError, CancelScope, ClosedResourceError, to_thread
+from anyio import CancelScope
 from anyio.abc import AnyByteStream, TaskGroup
 from google.protobuf import empty_pb2
 from jumpstarter_protocol import jumpstarter_pb2_grpc, router_pb2_grpc
 
 from jumpstarter.common.cancellation import answer
-from jumpstarter.common.direct_tls import SERVER_NAME, client_context
 from jumpstarter.common.env import JMP_DIRECT
 from jumpstarter.common.exceptions import ConfigurationError
 from jumpstarter.common.tempfile import TemporaryUnixListener
 from jumpstarter.streams.common import forward_stream
-from jumpstarter.streams.direct import SUFFIX, DirectStream, Refused, read_object, write_object
+from jumpstarter.streams.direct import SUFFIX, DirectStream, read_object, write_object
 from jumpstarter.streams.relay import relay
-from jumpstarter.streams.sockets import SocketByteStream, connect_tcp
+from jumpstarter.streams.sockets import SocketByteStream
 from jumpstarter.streams.tls import TLSByteStream
 
 from . import local_paths
 from .opening import open_by_call
+from .ways import FAILURES, Way, accepted, dropped_on_error, find_way, reason_of
 
 __all__ = ["serve_path"]
 
 logger = logging.getLogger(__name__)
-
-CONNECT_TIMEOUT = 3.0
-"""Seconds that an exporter may take to accept a direct connection; then a router is used."""
 
 RETRY_FIRST, RETRY_LONGEST = 5.0, 300.0
 """Seconds until a direct way that failed is tried again, at first and after a while."""
 
 REPORT_TIMEOUT = 60.0
 """Seconds that an exporter may take to say how to reach it."""
-
-MOST_ENDPOINTS = 8
-"""Endpoints of one exporter that are tried."""
-
-LARGEST_PEM = 65536
-"""Bytes of certificates and keys that are looked at."""
 
 CHANNEL_OPTIONS = [
     ("grpc.http2.max_frame_size", 1 << 20),
@@ -71,9 +60,6 @@ CHANNEL_OPTIONS = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_reconnect_backoff_ms", 5000),
 ]
-
-_FAILURES = (OSError, BrokenResourceError, ClosedResourceError, ValueError)
-"""What shows that a direct way isn't one; `ssl.SSLError` and `TimeoutError` are OSErrors."""
 
 Handler = Callable[[Any], Awaitable[None]]
 
@@ -94,39 +80,6 @@ async def serve_path(routed: Handler) -> AsyncGenerator[Path, None]:
         yield path
 
 
-@dataclass(frozen=True, eq=False)
-class _Way:
-    """One endpoint of an exporter."""
-
-    host: str
-    port: int
-    context: ssl.SSLContext
-
-    async def connect(self) -> TLSByteStream:
-        """Return a connection; raises one of _FAILURES when the exporter can't be reached so."""
-        with anyio.fail_after(CONNECT_TIMEOUT):
-            connection = await connect_tcp(self.host, self.port)
-            try:
-                connection.keep_alive()
-                return await TLSByteStream.wrap(connection, self.context, server_name=SERVER_NAME)
-            except BaseException:
-                with CancelScope(shield=True):
-                    await connection.aclose()
-                raise
-
-    async def open_session(self) -> TLSByteStream:
-        """Return a connection that leads to all the services of the session."""
-        stream = await self.connect()
-        try:
-            with anyio.fail_after(CONNECT_TIMEOUT):
-                await write_object(stream, {"kind": "session"})
-                await read_object(stream)
-            return stream
-        except BaseException:
-            await _drop(stream)
-            raise
-
-
 class DirectPath:
     """Connects to one exporter, directly where possible."""
 
@@ -134,7 +87,7 @@ class DirectPath:
         self._routed = routed
         self._loop = asyncio.get_running_loop()
         self._path = ""
-        self._way: _Way | None = None
+        self._way: Way | None = None
         self._offered = anyio.Event()
         self._lost = anyio.Event()
         self._stubs: WeakSet[Any] = WeakSet()
@@ -173,10 +126,10 @@ class DirectPath:
         if way is not None:
             try:
                 remote = await way.open_session()
-            except _FAILURES as error:
+            except FAILURES as error:
                 self._failed(way, error)
             else:
-                async with _dropped_on_error(remote):
+                async with dropped_on_error(remote):
                     await relay(_bytes(stream), remote)
                 return
         await self._routed(stream)
@@ -185,28 +138,16 @@ class DirectPath:
         """Open a byte stream directly; see `local_paths.LocalPath`."""
         if asyncio.get_running_loop() is not self._loop or (opened := await self._open(request)) is None:
             return None
-        remote, reply = opened
-        if "code" in reply:
-            await _drop(remote)
-            raise Refused(str(reply["code"]), str(reply.get("details", "")))
-        metadata = {str(key): str(value) for key, value in reply.get("metadata", {}).items()}
-        return metadata, DirectStream(remote)
+        return await accepted(*opened)
 
     async def _open(self, request: dict[str, Any]) -> tuple[TLSByteStream, dict[str, Any]] | None:
         """Ask the exporter for a stream; return connection and answer, or None when it isn't reached."""
         way = self._way
         if way is None:
             return None
-        remote: TLSByteStream | None = None
         try:
-            remote = await way.connect()
-            await write_object(remote, request)
-            return remote, await read_object(remote)
-        except BaseException as error:
-            if remote is not None:
-                await _drop(remote)
-            if not isinstance(error, _FAILURES):
-                raise
+            return await way.ask(request)
+        except FAILURES as error:
             self._failed(way, error)
             return None
 
@@ -218,7 +159,7 @@ class DirectPath:
             await self._stream_by_call(local, request)
             return
         remote, reply = opened
-        async with _dropped_on_error(remote):
+        async with dropped_on_error(remote):
             await write_object(local, reply)
             if "code" not in reply:
                 await relay(local, remote)
@@ -236,10 +177,9 @@ class DirectPath:
         except (KeyError, TypeError, ValueError):
             await write_object(local, {"code": "INVALID_ARGUMENT", "details": "the stream request is malformed"})
 
-    def _failed(self, way: _Way, error: BaseException) -> None:
+    def _failed(self, way: Way, error: BaseException) -> None:
         if self._way is way:
-            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-            logger.debug("the exporter can't be reached directly any more, a router is used: %s", reason)
+            logger.debug("the exporter can't be reached directly any more, a router is used: %s", reason_of(error))
             self._way = None
             self._lost.set()
 
@@ -282,7 +222,7 @@ class DirectPath:
             while channel.get_state() is grpc.ChannelConnectivity.READY:
                 self._lost = anyio.Event()
                 if self._way is None:
-                    self._way = await self._find(report.alternative_endpoints[:MOST_ENDPOINTS])
+                    self._way = await find_way(report.alternative_endpoints)
                 if self._way is not None:
                     delay = RETRY_FIRST
                     await self._begin()
@@ -304,30 +244,6 @@ class DirectPath:
                 tasks.start_soon(lost)
                 await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
                 tasks.cancel_scope.cancel()
-
-    async def _find(self, endpoints: Any) -> _Way | None:
-        for endpoint in endpoints:
-            try:
-                way = await self._try(endpoint)
-            except _FAILURES as error:
-                reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-                logger.debug("the exporter can't be reached directly at %r: %s", endpoint.endpoint[:300], reason)
-            else:
-                logger.debug("the exporter is reached directly at %s", endpoint.endpoint)
-                return way
-        return None
-
-    @staticmethod
-    async def _try(endpoint: Any) -> _Way:
-        parts = urlsplit(f"//{endpoint.endpoint[:300]}")
-        if not parts.hostname or not parts.port:
-            raise ValueError("it is not of the form host:port")
-        material = endpoint.certificate, endpoint.client_certificate, endpoint.client_private_key
-        if sum(map(len, material)) > LARGEST_PEM:
-            raise ValueError("its certificates are too large")
-        way = _Way(parts.hostname, parts.port, await to_thread.run_sync(client_context, *material))
-        await _drop(await way.open_session())
-        return way
 
     async def _begin(self) -> None:
         """Have clients use the way: by a new connection of those in this process, by byte streams of all."""
@@ -367,23 +283,6 @@ class _Stub:
 def _bytes(stream: Any) -> Any:
     """Return a connection that a listener accepted, which is one of bytes."""
     return stream
-
-
-async def _drop(stream: TLSByteStream) -> None:
-    with CancelScope(shield=True):
-        await stream.aclose()
-
-
-@asynccontextmanager
-async def _dropped_on_error(stream: TLSByteStream) -> AsyncGenerator[None, None]:
-    """Close a connection in the end, or break it off when the body is cancelled or fails."""
-    try:
-        yield
-    except BaseException:
-        stream.abort()
-        raise
-    finally:
-        await _drop(stream)
 
 
 async def _forward(local: DirectStream, stream: AnyByteStream) -> None:
