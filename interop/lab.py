@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 import yaml
-from jumpstarter_protocol import admin_pb2, admin_pb2_grpc
+from jumpstarter_protocol import admin_pb2, admin_pb2_grpc, client_pb2_grpc
 from jumpstarter_protocol.jumpstarter.v1 import common_pb2
 from processes import PATIENCE, Process, environment, free_port
 
@@ -48,7 +48,10 @@ class Lab:
         command += ["--listen", f"127.0.0.1:{self.port}"]
         self.process = Process(command, log, environment(self.folder))
         self.process.__enter__()
-        self.process.until(lambda: "The lab is ready" in self.process.output[before:], "the controller serves")
+        admin = self.folder / "data" / "admin.yaml"
+        self.process.until(
+            lambda: "The lab is ready" in self.process.output[before:] and admin.exists(), "the controller serves"
+        )
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End the controller by a signal and wait for its end."""
@@ -80,17 +83,23 @@ class Lab:
 
     def admin(self, rpc: str, request: Any) -> Any:
         """Call an rpc of the admin service."""
-        config = self.admin_config
+        return self._call(self.admin_config, "Admin", admin_pb2_grpc.AdminServiceStub, rpc, request)
+
+    def as_client(self, client: Client, rpc: str, request: Any) -> Any:
+        """Call an rpc of the client service as a client."""
+        config = yaml.safe_load(client.config.read_text())
+        return self._call(config, "Client", client_pb2_grpc.ClientServiceStub, rpc, request)
+
+    def _call(self, config: Any, kind: str, stub: Callable[[grpc.Channel], Any], rpc: str, request: Any) -> Any:
         metadata = (
             ("authorization", f"Bearer {config['token']}"),
-            ("jumpstarter-kind", "Admin"),
+            ("jumpstarter-kind", kind),
             ("jumpstarter-namespace", config["metadata"]["namespace"]),
             ("jumpstarter-name", config["metadata"]["name"]),
         )
         credentials = grpc.ssl_channel_credentials(base64.b64decode(config["tls"]["ca"]))
         with grpc.secure_channel(self.endpoint, credentials, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            method = getattr(admin_pb2_grpc.AdminServiceStub(channel), rpc)
-            return method(request, metadata=metadata, timeout=20, wait_for_ready=True)
+            return getattr(stub(channel), rpc)(request, metadata=metadata, timeout=20, wait_for_ready=True)
 
     def _account(self, kind: Any, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
         parent = f"namespaces/{NAMESPACE}"
@@ -251,12 +260,24 @@ class Client:
 
     def run(self, release: Path, *arguments: Any, patience: float = PATIENCE, **env: str) -> Result:
         """Run `jmp ...` to its end."""
-        command = [str(part) for part in self._command(release, arguments)]
+        return self._run(self._command(release, arguments), patience, env)
+
+    def _run(self, parts: list[Any], patience: float, env: Mapping[str, str]) -> Result:
+        command = [str(part) for part in parts]
         done = subprocess.run(
-            command, env=self.environment(**env), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=patience, check=False,
-        )  # fmt: skip
+            command,
+            env=self.environment(**env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=patience,
+            check=False,
+        )
         return Result(command, done.returncode, done.stdout, done.stderr)
+
+    def run_bare(self, release: Path, *arguments: Any, patience: float = PATIENCE, **env: str) -> Result:
+        """Run `jmp ...` without naming the config."""
+        return self._run([release / "jmp", *arguments], patience, env)
 
     def do(self, release: Path, *arguments: Any, patience: float = PATIENCE, **env: str) -> str:
         """Run `jmp ...`, which must succeed, and return its standard output."""

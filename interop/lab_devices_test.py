@@ -10,35 +10,30 @@ from typing import Any
 
 import pytest
 from interop_test import CALLS, ENCODINGS, RESOURCES, STREAMING_CALLS, STREAMS
-from lab import Exporter, Lab
+from lab import Lab
+from mixes import Mix, Mixes, in_every_mix, open_mixes
 from processes import PROBE
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
-def exporters(
-    lab: Lab, releases: dict[str, Path], devices: Callable[[], dict[str, Any]]
-) -> Generator[dict[str, Exporter], None, None]:
-    """One exporter of each release."""
+def mixes(
+    lab: Lab,
+    releases: dict[str, Path],
+    devices: Callable[[], dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Generator[Mixes, None, None]:
+    """An exporter with all devices for every pair of releases."""
     with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(lab.exporter(release, f"board-{name}", devices(), labels={"release": name}))
-            for name, release in releases.items()
-        }
+        yield open_mixes(stack, lab, releases, tmp_path_factory.mktemp, devices)
 
 
-@pytest.mark.parametrize("exporter", ["ours", "published"])
-@pytest.mark.parametrize("client", ["ours", "published"])
-def test_every_device_is_usable_through_the_router(
-    lab: Lab, releases: dict[str, Path], exporters: dict[str, Exporter], client: str, exporter: str, tmp_path: Path
-) -> None:
-    release = releases[client]
-    script = [release / "python", PROBE / "drive_lab.py"]
+@in_every_mix
+def test_every_device_is_usable_through_the_router(mix: Mix) -> None:
+    script = [mix.release / "python", PROBE / "drive_lab.py"]
 
-    with lab.client(f"{client}-to-{exporter}").start(
-        release, "shell", "--selector", f"release={exporter}", "--duration", "5m", "--", *script, SCRATCH=str(tmp_path)
-    ) as shell:
+    with mix.client().start(mix.release, "shell", *mix.select, "--", *script, SCRATCH=str(mix.folder)) as shell:
         code = shell.wait(100)
 
     assert code == 0, shell
@@ -56,4 +51,3 @@ def test_every_device_is_usable_through_the_router(
     assert seen["flasher"] == dict.fromkeys(ENCODINGS, True)
     assert seen["network"] == {"adapter": [True, True, True], "j": "small"}
     assert seen["half_close"] == {"complete": True}
-    exporters[exporter].until("AVAILABLE", free=True, patience=20)
