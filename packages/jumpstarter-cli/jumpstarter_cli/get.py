@@ -123,8 +123,8 @@ def _watch_exporters(
     show_hidden_labels: bool,
     allow_disabled: bool,
 ) -> int:
+    from jumpstarter.client.exporter_states import ExporterStateList
     from jumpstarter.client.records import ExporterList
-    from jumpstarter.client.states import ExporterStateList
 
     from .watching import watch
 

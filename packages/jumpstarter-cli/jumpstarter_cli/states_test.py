@@ -12,7 +12,8 @@ import yaml
 from click.testing import CliRunner, Result
 from jumpstarter.client.controller.following import Change, ChangeKind
 from jumpstarter.client.exceptions import LeaseTimeoutError
-from jumpstarter.client.states import ExporterState, Holder, LeaseState, LeaseStateList
+from jumpstarter.client.exporter_states import ExporterState
+from jumpstarter.client.states import Holder, LeaseState, LeaseStateList
 from jumpstarter.common.exceptions import ConnectionError
 from jumpstarter.config.client import ClientConfigV1Alpha1
 from jumpstarter.config.common import ObjectMeta

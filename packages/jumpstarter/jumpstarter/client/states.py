@@ -1,4 +1,4 @@
-"""Leases and exporters with what a lab knows of them at a moment: who waits, who holds what, until when, in what role.
+"""Leases with what a lab knows of them at a moment: who waits, who holds what, until when, in what role.
 
 A controller without `jumpstarter.lab.v1.LabService` tells a part of it; what it doesn't tell is empty.
 """
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, PrivateAttr
 
 from jumpstarter.common.condition import condition_message, condition_present_and_equal, condition_true
 
-from .records import TIME_FORMAT, Exporter, Lease, _pairs, _yaml, add_exporter_row
+from .records import TIME_FORMAT, Lease, _pairs, _remaining, _yaml
 from .wording import ago, clock_time, left, one_line, place
 
 if TYPE_CHECKING:
@@ -35,11 +35,12 @@ def end_reason(lease: Lease) -> str | None:
     return "Ended" if lease.effective_end_time is not None else None
 
 
-def _time(message: Any, name: str) -> datetime | None:
+def time_of(message: Any, name: str) -> datetime | None:
+    """Return a timestamp of `message` in the local time zone, or None when it isn't set."""
     return getattr(message, name).ToDatetime(tzinfo=UTC).astimezone() if message.HasField(name) else None
 
 
-class _Dated(BaseModel):
+class Dated(BaseModel):
     """Something that the controller told at a moment of its own clock."""
 
     _ahead: timedelta = PrivateAttr(default=timedelta(0))
@@ -72,7 +73,7 @@ class Holder(BaseModel):
     """When the lease ends at the latest, unless it is extended."""
 
 
-class LeaseState(Lease, _Dated):
+class LeaseState(Lease, Dated):
     """A lease, and what is known of it at a moment."""
 
     place: int = 0
@@ -133,20 +134,20 @@ class LeaseState(Lease, _Dated):
             place=data.place,
             waiting=data.waiting,
             holders=[
-                Holder(exporter=each.exporter, client=each.client, lease=each.lease, until=_time(each, "until"))
+                Holder(exporter=each.exporter, client=each.client, lease=each.lease, until=time_of(each, "until"))
                 for each in data.holders
             ],
             reason=one_line(data.reason),
-            until=_time(data, "until"),
-            limit=_time(data, "limit"),
-            idle_until=_time(data, "idle_until"),
+            until=time_of(data, "until"),
+            limit=time_of(data, "limit"),
+            idle_until=time_of(data, "idle_until"),
             shares={client: _role(number) for client, number in sorted(data.shares.items())},
             role=_role(data.role),
             policy=data.policy,
             priority=data.priority,
             ended=data.ended,
         )
-        state.set_clock(_time(data, "now"))
+        state.set_clock(time_of(data, "now"))
         return state
 
     @property
@@ -241,7 +242,7 @@ class LeaseState(Lease, _Dated):
             self.name,
             self.selector,
             expiry.strftime(TIME_FORMAT) if expiry else "",
-            self._remaining(expiry),
+            _remaining(expiry),
             self.client,
             self.exporter,
             _pairs(self.tags),
@@ -249,12 +250,6 @@ class LeaseState(Lease, _Dated):
             self.queue_text() if waits else "",
             *(more if wide else ()),
         )
-
-    @staticmethod
-    def _remaining(expiry: datetime | None) -> str:
-        from .records import _remaining
-
-        return _remaining(expiry)
 
     def describe(self) -> list[tuple[str, str]]:
         """Return all that is known, as names and texts for people."""
@@ -331,149 +326,3 @@ class LeaseStateList(BaseModel):
     def rich_add_names(self, names: list[str]) -> None:
         """Append the name of each lease."""
         names.extend(each.name for each in self.leases)
-
-
-# -- exporters -----------------------------------------------------------------------------------
-
-
-class ExporterState(Exporter, _Dated):
-    """An exporter, and what is known of it at a moment."""
-
-    lease: Lease | None = Field(default=None, exclude=True)
-    lease_name: str = ""
-    """The lease that holds it; empty while it is free."""
-    leased_by: str = ""
-    leased_since: datetime | None = None
-    leased_until: datetime | None = None
-    waiting: int | None = None
-    """How many pending leases could have it; None when that isn't known."""
-    last_seen: datetime | None = None
-    draining: bool = False
-    """It takes no lease after the present one."""
-    devices: list[str] = Field(default_factory=list)
-    """Names of the drivers at the top of its tree."""
-
-    @classmethod
-    def of(cls, exporter: Exporter) -> ExporterState:
-        """Return what can be told of an exporter without `LabService`."""
-        lease = exporter.lease
-        return cls(
-            **{name: getattr(exporter, name) for name in Exporter.model_fields},
-            lease_name=lease.name if lease else "",
-            leased_by=lease.client if lease else "",
-            leased_since=lease.effective_begin_time if lease else None,
-            leased_until=lease.expires_at() if lease else None,
-        )
-
-    @classmethod
-    def from_protobuf(cls, data: lab_pb2.ExporterState) -> ExporterState:  # type: ignore[override]
-        """Read a `jumpstarter.lab.v1.ExporterState`.
-
-        Raises:
-            ValueError: the controller names it in an unknown way.
-        """
-        exporter = Exporter.from_protobuf(data.exporter)
-        state = cls(
-            **{name: getattr(exporter, name) for name in Exporter.model_fields},
-            lease_name=data.lease,
-            leased_by=data.client,
-            leased_since=_time(data, "since"),
-            leased_until=_time(data, "until"),
-            waiting=data.waiting,
-            last_seen=_time(data, "last_seen"),
-            draining=data.draining,
-            devices=list(data.devices),
-        )
-        state.set_clock(_time(data, "now"))
-        return state
-
-    def state_word(self) -> str:
-        """Return its status, with what keeps it from taking leases."""
-        word = str(self.status) if self.status is not None else "UNKNOWN"
-        notes = ["disabled"] if not self.enabled else []
-        notes += ["draining"] if self.draining else []
-        return ", ".join([word, *notes])
-
-    @classmethod
-    def rich_add_columns(cls, table: Any, options: Any = None, wide: bool = False) -> None:
-        """Add the columns of a table of exporters; `wide` shows more than any options."""
-        if not wide:
-            super().rich_add_columns(table, options)
-            return
-        for column in ("NAME", "ONLINE", "STATUS", "LABELS", "LEASED BY", "RELEASE TIME", "REMAINING", "WAITING"):
-            table.add_column(column)
-        for column in ("LEASE", "LAST SEEN", "DEVICES"):
-            table.add_column(column)
-
-    def rich_add_rows(self, table: Any, options: Any = None, wide: bool = False) -> None:
-        """Add the row of this exporter."""
-        until = self.here(self.leased_until) if self.leased_until is not None else None
-        if not wide:
-            held = (self.leased_by, "In-Use", until.strftime(TIME_FORMAT) if until else "") if self.lease_name else None
-            add_exporter_row(table, self, options, held)
-            return
-        table.add_row(
-            self.name,
-            "yes" if self.online else "no",
-            self.state_word(),
-            _pairs(self.labels),
-            self.leased_by,
-            until.strftime(TIME_FORMAT) if until else "",
-            LeaseState._remaining(until),
-            "" if self.waiting is None else str(self.waiting),
-            self.lease_name,
-            self._seen(),
-            ",".join(self.devices),
-        )
-
-    def _seen(self) -> str:
-        if self.online:
-            return "now"
-        return f"{ago(self.here(self.last_seen))} ago" if self.last_seen is not None else ""
-
-    def describe(self) -> list[tuple[str, str]]:
-        """Return all that is known, as names and texts for people."""
-        held = f"{self.leased_by}, lease {self.lease_name}" if self.lease_name else ""
-        if held and self.leased_until is not None:
-            until = self.here(self.leased_until)
-            held += f", until {clock_time(until)} ({left((until - datetime.now(UTC)).total_seconds())} left)"
-        rows = [
-            ("Name", self.name),
-            ("Online", "yes" if self.online else "no"),
-            ("Status", self.state_word()),
-            ("Labels", _pairs(self.labels)),
-            ("Leased by", held or "nobody"),
-            ("Leased since", self.here(self.leased_since).strftime(TIME_FORMAT) if self.leased_since else ""),
-            ("Waiting", "" if self.waiting is None else str(self.waiting)),
-            ("Last seen", self._seen()),
-            ("Devices", ", ".join(self.devices)),
-        ]
-        return [(name, text) for name, text in rows if text]
-
-
-class ExporterStateList(BaseModel):
-    """Exporters, and what is known of them."""
-
-    exporters: list[ExporterState]
-
-    def dump_json(self) -> str:
-        """Return JSON with an indent of 4."""
-        return self.model_dump_json(indent=4, by_alias=True)
-
-    def dump_yaml(self) -> str:
-        """Return YAML with an indent of 2 and sorted keys."""
-        return _yaml(self)
-
-    @classmethod
-    def rich_add_columns(cls, table: Any, wide: bool = False) -> None:
-        """Add the columns of a table of exporters."""
-        ExporterState.rich_add_columns(table, None, wide)
-
-    def rich_add_rows(self, table: Any, wide: bool = False) -> None:
-        """Add a row per exporter."""
-        for each in self.exporters:
-            each.rich_add_rows(table, None, wide)
-
-    def rich_add_names(self, names: list[str]) -> None:
-        """Append the name of each exporter."""
-        names.extend(each.name for each in self.exporters)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from jumpstarter_protocol import kubernetes_pb2, lab_pb2
 
+from jumpstarter.client.exporter_states import ExporterState
 from jumpstarter.client.records import Lease
-from jumpstarter.client.states import ExporterState, LeaseState
+from jumpstarter.client.states import LeaseState
 from jumpstarter.client.wording import clock_time
 
 

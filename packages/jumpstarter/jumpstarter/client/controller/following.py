@@ -12,7 +12,8 @@ from . import RPC_TIMEOUT, Calls, LabService
 from .lab import UNIMPLEMENTED, LabCalls, exporters_request, leases_request
 
 if TYPE_CHECKING:
-    from ..states import ExporterState, LeaseState
+    from ..exporter_states import ExporterState
+    from ..states import LeaseState
 
 POLL_INTERVAL = 2.0
 """Seconds between two looks at what a controller without `LabService` has."""
@@ -145,7 +146,7 @@ class FollowingCalls(LabCalls):
         self, filter: str | None = None, include_disabled: bool = False, show_hidden_labels: bool = False
     ) -> AsyncGenerator[Change[ExporterState], None]:
         """Yield the exporters that match, then CURRENT, then what changes; see `watch_leases`."""
-        from ..states import ExporterState
+        from ..exporter_states import ExporterState
 
         def request(calls: Calls, lab: LabService) -> Any:
             return lab.stub.WatchExporters(exporters_request(calls, lab, filter, show_hidden_labels))

@@ -9,7 +9,8 @@ from .exporters import every_exporter
 from .leases import every_lease
 
 if TYPE_CHECKING:
-    from ..states import ExporterState, ExporterStateList, LeaseState, LeaseStateList
+    from ..exporter_states import ExporterState, ExporterStateList
+    from ..states import LeaseState, LeaseStateList
 
 UNIMPLEMENTED = "UNIMPLEMENTED"
 
@@ -71,7 +72,7 @@ class LabCalls(Asking):
         self, filter: str | None = None, include_disabled: bool = False, show_hidden_labels: bool = False
     ) -> ExporterStateList:
         """Return the exporters that match the label selector `filter`, and what is known of them."""
-        from ..states import ExporterState, ExporterStateList
+        from ..exporter_states import ExporterState, ExporterStateList
 
         async with self._calls() as calls:
             answer = None
@@ -87,8 +88,8 @@ class LabCalls(Asking):
 
     async def exporter_state(self, name: str, show_hidden_labels: bool = False) -> ExporterState:
         """Return one exporter, and what is known of it."""
+        from ..exporter_states import ExporterState
         from ..records import Exporter
-        from ..states import ExporterState
 
         async with self._calls() as calls:
             identifier = calls.named("exporters", name)
