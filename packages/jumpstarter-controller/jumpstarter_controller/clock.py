@@ -30,7 +30,7 @@ class Clock(Protocol):
 class SystemClock:
     """The clock of this machine, made steady: steps of the system's clock move no end of a lease.
 
-    The time of day is taken once and advanced by the monotonic clock. A step of the system's clock by more than
+    The time of day is taken once and advanced by a clock that is never set. A step of the system's clock by more than
     `tolerance` is followed slowly, see `discipline`.
     """
 
@@ -38,11 +38,11 @@ class SystemClock:
     pace: float = 0.1
     """By what part of the time that passes this clock may be faster or slower while it follows the system's."""
     _base: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
-    _started: float = field(default_factory=time.monotonic, init=False)
-    _disciplined: float = field(default_factory=time.monotonic, init=False)
+    _started: float = field(default_factory=lambda: _steady(), init=False)
+    _disciplined: float = field(default_factory=lambda: _steady(), init=False)
 
     def now(self) -> datetime:
-        return self._base + timedelta(seconds=time.monotonic() - self._started)
+        return self._base + timedelta(seconds=_steady() - self._started)
 
     def monotonic(self) -> float:
         return time.monotonic()
@@ -61,7 +61,7 @@ class SystemClock:
         Args:
             jump: follow at once, because no time that matters is running.
         """
-        moment = time.monotonic()
+        moment = _steady()
         passed, self._disciplined = moment - self._disciplined, moment
         drift = self.drift()
         if jump:
@@ -73,6 +73,12 @@ class SystemClock:
             step = max(-most, min(most, drift))
         self._base += step
         return drift - step
+
+
+def _steady() -> float:
+    """Return seconds that no step of the system's clock moves, and that pass while the machine sleeps where it can."""
+    boottime: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 class ManualClock:

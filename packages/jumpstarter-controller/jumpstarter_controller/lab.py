@@ -121,7 +121,7 @@ class Lab:
 
         For counting: it must be quick and must not fail. At the start it is called for everything there is.
         """
-        self._core.listeners.append(listener)
+        self._core.observers.append(listener)
 
     def observe_commits(self, listener: Callable[[float], None]) -> None:
         """Have a function called after each commit of the store, with the seconds that it took."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import datetime
 
@@ -20,6 +21,8 @@ from .chores import Chores
 from .following import Followers
 from .ledger import Ledger
 from .timers import Timers
+
+logger = logging.getLogger(__name__)
 
 Listener = Callable[[Record | None, Record | None], None]
 """Is told of a change of the world after it: the old and the new record."""
@@ -44,6 +47,9 @@ class Core:
         self.timers: Timers[tuple[str, Key]] = Timers()
         """What has to be looked at when: `lease`, `exporter`, or `mark` for a lease."""
         self.listeners: list[Listener] = []
+        """Parts of the engine."""
+        self.observers: list[Listener] = []
+        """Others."""
         self.leading = False
         self.loaded = False
         """Everything there is has been told."""
@@ -81,6 +87,11 @@ class Core:
         self.scheduler.changed(old, new, self.now())
         for listener in self.listeners:
             listener(old, new)
+        for observer in self.observers:
+            try:
+                observer(old, new)
+            except Exception:  # whoever counts must not stop what is counted
+                logger.exception("An observer of %s failed", record.key)
         self.followers.tell(record.key)
         if isinstance(record, Lease):
             self._tell_of_exporter(old, new)

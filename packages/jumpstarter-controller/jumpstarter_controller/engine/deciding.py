@@ -24,6 +24,9 @@ from .waiting import Waits
 _MEND_AFTER = timedelta(seconds=5)
 """Records of stores without transactions may disagree for a moment."""
 
+_LONGEST_SLEEP = 60.0
+"""Seconds after which the time is looked at again: while a machine sleeps it passes faster than a sleep in it."""
+
 Fate = tuple[datetime, str, str]
 """When something is to be done about a lease; reason and message of its end, empty when it only has its turn."""
 
@@ -123,6 +126,8 @@ class Decider:
         """Mend what does not fit together and end what is over; to be called when everything has been told."""
         world = self._core.world
         if self._core.leading:
+            # Nobody is declared offline by a server that starts before it had the time to connect again.
+            self._presence.expect_all()
             for namespace in world.namespaces(Kind.EXPORTER):
                 for exporter in world.exporters(namespace):
                     if exporter.lease:
@@ -172,7 +177,7 @@ class Decider:
                 continue
             moment = self._alarm_at
             with anyio.CancelScope() as self._alarm_scope:
-                await self._core.clock.sleep(min(3600.0, (moment - self._core.now()).total_seconds()))
+                await self._core.clock.sleep(min(_LONGEST_SLEEP, (moment - self._core.now()).total_seconds()))
             self._alarm_scope = None
             if self._alarm_at == moment:
                 self._alarm_at = None

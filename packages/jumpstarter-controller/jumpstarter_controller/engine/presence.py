@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
-from ..model.records import Exporter, ExporterStatus, Key, Record
+from ..model.records import Exporter, ExporterStatus, Key, Kind, Record
 from ..store.base import Update, Write
 from .core import SERVER, Core
+
+_SELF_DECLARED = (ExporterStatus.OFFLINE, ExporterStatus.UNSPECIFIED)
+"""What exporters report that are not online although they are connected."""
 
 
 class Presence:
@@ -30,17 +33,13 @@ class Presence:
         if not isinstance(new, Exporter):
             self._contact.pop(key, None)
             self._core.set_timer("exporter", key, None)
-        elif not new.online:
-            if key in self._streams and new.status not in (ExporterStatus.OFFLINE, ExporterStatus.UNSPECIFIED):
-                # Another server, to which it is not connected, gave it up.
-                self.update(key)
-        elif self._core.leading and not self._core.loaded and key not in self._streams:
-            # Nobody is declared offline by a server that starts before it had the time to connect again.
-            self.heard(key)
+        elif not new.online and key in self._streams and new.status not in _SELF_DECLARED:
+            # Another server, to which it is not connected, gave it up.
+            self.update(key)
 
     def heard(self, key: Key) -> None:
         """Take note of a sign of life of an exporter."""
-        if key not in self._streams:
+        if key not in self._streams and self._core.world.exporter(key) is not None:
             now = self._core.now()
             self._contact[key] = now
             self._core.set_timer("exporter", key, now + self._core.settings.leases.offline_after)
@@ -59,6 +58,13 @@ class Presence:
             if not self._streams[key]:
                 del self._streams[key]
                 self.heard(key)
+
+    def expect_all(self) -> None:
+        """Give all that count as online, and are not connected, the time to connect: another server had them."""
+        for namespace in self._core.world.namespaces(Kind.EXPORTER):
+            for exporter in self._core.world.exporters(namespace):
+                if exporter.online:
+                    self.heard(exporter.key)
 
     def last_seen(self, exporter: Exporter) -> datetime | None:
         """Return when an exporter was heard of last; now for connected ones."""

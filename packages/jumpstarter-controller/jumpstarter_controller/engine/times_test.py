@@ -320,6 +320,15 @@ async def test_T23_who_comes_back_in_time_waits_on(lab: Simulation) -> None:
         assert not (await lab.now(lease)).ended
 
 
+async def test_T23_who_looks_at_a_scheduled_lease_may_go(lab: Simulation) -> None:
+    await lab.exporter("a", status=ExporterStatus.AFTER_LEASE_HOOK)
+    lease = await lab.lease("alice", begin_time=lab.clock.now() + HOUR, duration=HOUR)
+    with lab.waits(lease):
+        await lab.advance(timedelta(minutes=1))
+    await lab.advance(HOUR)
+    assert reasons(await lab.now(lease)) == [("Pending", "True", "NotReady")]
+
+
 async def test_T23_an_active_lease_needs_nobody_who_waits(lab: Simulation) -> None:
     await lab.exporter("a")
     lease = await lab.lease("alice")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from ..model.lease import WATCHED
+from ..model.lease import WATCHED, State, state
 from ..model.records import Key, Lease, Record
 from ..store.base import Update, Write
 from .core import Core
@@ -49,7 +49,8 @@ class Waits:
             if not self._counts[key]:
                 del self._counts[key]
                 lease = self._core.world.lease(key)
-                if lease is not None and not lease.exporter:
+                # Who looks at a scheduled lease is not waiting for it yet, and may go.
+                if lease is not None and state(lease, self._core.now()) is State.PENDING:
                     self._left[key] = self._core.now() + self._core.settings.leases.pending_grace
                     self._core.set_timer("lease", key, self._core.now())
 
@@ -72,7 +73,9 @@ class Waits:
         lease = self._core.world.lease(key)
         if lease is None or key not in self._counts:
             return
-        if not lease.exporter and WATCHED not in lease.meta.annotations:
+        if state(lease, self._core.now()) is State.SCHEDULED and lease.begin_time is not None:
+            self._core.set_timer("mark", key, lease.begin_time + _MARK_AFTER)
+        elif not lease.exporter and WATCHED not in lease.meta.annotations:
             self._core.chores.add(("mark", key), lambda: self._mark(key))
 
     async def _mark(self, key: Key) -> None:

@@ -99,7 +99,7 @@ def admit(
             approval = Approval(policy.meta.name, index, rule, policy.exporters)
             if not any(selector.matches(labels) for selector in rule.clients):
                 others.append(approval)
-            elif rule.maximum_duration is not None and length > rule.maximum_duration:
+            elif (longest := longest_of(rule)) is not None and length > longest:
                 too_long.append(approval)
             elif rule.maximum_leases and held(approval.name) >= rule.maximum_leases:
                 exhausted.append(approval)
@@ -128,9 +128,9 @@ def refuse_length_or_number(admission: Admission, exporters: Sequence[Mapping[st
         )
     too_long = _about(admission.too_long, exporters)
     if too_long:
-        most = max(too_long, key=lambda approval: approval.rule.maximum_duration or timedelta(0))
-        assert most.rule.maximum_duration is not None
-        longest = span(most.rule.maximum_duration)
+        most = max(too_long, key=lambda approval: longest_of(approval.rule) or timedelta(0))
+        allowed = longest_of(most.rule) or timedelta(0)
+        longest = span(allowed)
         raise Refused(
             Code.FAILED_PRECONDITION,
             "TOO_LONG",
@@ -138,10 +138,15 @@ def refuse_length_or_number(admission: Admission, exporters: Sequence[Mapping[st
             f"ask for {longest} or less",
             {
                 "policy": most.name,
-                "maximum_duration": f"{most.rule.maximum_duration.total_seconds():g}s",
+                "maximum_duration": f"{allowed.total_seconds():g}s",
                 "duration": f"{length.total_seconds():g}s",
             },
         )
+
+
+def longest_of(rule: Rule) -> timedelta | None:
+    """Return the longest time that may be asked for by a rule; use may extend a lease beyond it."""
+    return rule.maximum_duration if rule.maximum_duration is not None else rule.maximum_use
 
 
 def no_access_text(admission: Admission, exporters: Sequence[Mapping[str, str]]) -> str:

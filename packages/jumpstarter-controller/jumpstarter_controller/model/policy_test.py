@@ -73,6 +73,12 @@ def test_P05_a_refusal_for_the_length_names_the_rule_and_what_would_be_allowed()
     assert at.value.metadata == {"policy": "longer/staff", "maximum_duration": "7200s", "duration": "18000s"}
 
 
+def test_P05_a_hard_limit_of_use_limits_what_is_asked_for_as_well() -> None:
+    admission = admit([policy("p", Rule(clients=EVERYBODY, maximum_use=HOUR))], ALICE, 2 * HOUR)
+    with pytest.raises(Refused, match=r"allows at most 1h"):
+        refuse_length_or_number(admission, [BOARD], 2 * HOUR)
+
+
 def test_P05_rules_about_other_exporters_are_not_blamed() -> None:
     admission = admit(
         [policy("p", Rule(clients=EVERYBODY, maximum_duration=HOUR), exporters="board=y")], ALICE, 2 * HOUR
