@@ -17,6 +17,12 @@ from .router.options import SERVER_OPTIONS
 MOST_METADATA = 32 << 10
 """Bytes of the metadata of a call; tokens of login providers can be long."""
 
+MOST_PENDING = 16384
+"""Calls that may wait to be taken up, as when all peers of a large lab connect at once.
+
+By default gRPC begins to cancel calls, unseen by the handlers, when 1000 wait.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Keepalive:
@@ -45,6 +51,8 @@ class Keepalive:
             "grpc.http2.max_pings_without_data": 0,
             "grpc.http2.min_ping_interval_without_data_ms": int(self.accept_every * 1000),
             "grpc.max_metadata_size": MOST_METADATA,
+            "grpc.server.max_pending_requests": MOST_PENDING,
+            "grpc.server.max_pending_requests_hard_limit": MOST_PENDING,
             "grpc.so_reuseport": 0,
         }
         return list(options.items())
