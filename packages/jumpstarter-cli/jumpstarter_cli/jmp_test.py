@@ -13,9 +13,11 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
+from jumpstarter_cli_common.exceptions import ClickExceptionRed
 from jumpstarter_cli_common.lazy import CommandTable
 
 from .conftest import JMP
+from .extension import extension, missing
 from .jmp import COMMANDS, jmp
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -121,14 +123,12 @@ def test_a_reader_that_goes_away_is_no_message() -> None:
     assert process.wait(60) == 1
 
 
-def test_the_admin_commands_say_which_package_is_missing(run_jmp: Run) -> None:
-    from .admin import admin, missing_admin
-
-    if admin is not missing_admin:
-        pytest.skip("jumpstarter-cli-admin is installed")
-    result = run_jmp("admin", "get", "client", "--namespace", "x")
-    assert result.returncode == 1
-    assert "pip install jumpstarter-cli-admin" in result.stderr
+def test_commands_of_a_package_that_is_missing_say_how_to_get_it() -> None:
+    stand_in = missing("admin", "jumpstarter-cli-admin", "Administer clients.")
+    assert extension("no_such_package:admin", stand_in) is stand_in
+    with pytest.raises(ClickExceptionRed, match="not installed") as refused:
+        stand_in.main(["get", "client", "--namespace", "x"], standalone_mode=False)
+    assert refused.value.hint == "Install it where jmp is installed: pip install jumpstarter-cli-admin"
 
 
 def test_completion_of_commands_loads_none() -> None:

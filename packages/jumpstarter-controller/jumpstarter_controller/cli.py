@@ -29,7 +29,7 @@ opt_data = click.option(
 )
 
 
-@click.group()
+@click.group(short_help="Run the server of a lab.")
 def controller() -> None:
     """Run the server of a lab: controller, router and accounts in one process."""
 
@@ -278,7 +278,7 @@ def _reload(config_path: Path | None) -> None:
 # -- routers -------------------------------------------------------------------------------------
 
 
-@click.group()
+@click.group(short_help="Run a router of a lab.")
 def router() -> None:
     """Run a router of a lab on a machine of its own."""
 
