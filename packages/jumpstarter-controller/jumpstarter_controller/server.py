@@ -255,7 +255,9 @@ class LabServer:
         self.relay = Relay(tokens.verify)
         self.routers = RouterPool(self.keys.stream, self._static_routers)
         self.routers.add_built_in(self.relay, self.router_endpoint)
-        self.switchboard = Switchboard(self.lab, tokens, self.routers)
+        self.switchboard = Switchboard(
+            self.lab, tokens, self.routers, built_in=self.router_endpoint, traffic=self.relay.traffic
+        )
         guard = Guard(self.authenticator)
         parts = Parts(
             lab=self.lab,

@@ -113,6 +113,10 @@ class Relay(grpc.GenericRpcHandler):
             refused_total=self._refused,
         )
 
+    def traffic(self, lease: str) -> int:
+        """Return how many bytes the open streams of a lease have carried so far; it grows while the lease is used."""
+        return sum(call.sent for call in self._by_lease.get(lease, ()))
+
     # -- ending ------------------------------------------------------------------------------------
 
     def cut(self, streams: Iterable[str]) -> int:

@@ -56,7 +56,7 @@ def add_services(server: grpc.aio.Server, guard: Guard, parts: Parts) -> None:
     servicers = {
         "ControllerService": ControllerService(parts.lab, parts.switchboard, statuses),
         "ClientService": ClientService(parts.lab, messages, statuses, parts.tokens),
-        "LabService": LabService(parts.lab, messages, parts.routers, parts.certificates),
+        "LabService": LabService(parts.lab, messages, parts.routers, parts.switchboard, parts.certificates),
         "AdminService": AdminService(
             parts.lab, messages, statuses, parts.tokens, parts.routers, parts.version, parts.endpoint, parts.ca
         ),

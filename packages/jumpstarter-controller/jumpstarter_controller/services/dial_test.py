@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
@@ -12,7 +13,8 @@ import grpc
 import pytest
 from jumpstarter_protocol import client_pb2, jumpstarter_pb2, lab_pb2, router_pb2, router_pb2_grpc
 
-from ..model.records import ExporterStatus
+from ..model.records import ExporterStatus, Rule
+from ..model.selector import Selector
 from ..scripted import (
     PARENT,
     Messages,
@@ -362,3 +364,54 @@ async def hand_over(lab: RunningLab, owner: Stubs, lease: str) -> None:
             lease=client_pb2.Lease(name=f"{PARENT}/leases/{lease}", client=f"{PARENT}/clients/carol")
         )
     )
+
+
+# -- use ---------------------------------------------------------------------------------------------------
+
+
+async def test_lease_counts_as_used_while_its_streams_carry_something(lab: RunningLab, alice: Stubs) -> None:
+    """Exporters of 0.9 report no use, and their users are not to lose boards that they work with."""
+    await lab.policy("all", Rule(clients=(Selector(),), idle_timeout=timedelta(hours=1)))
+    async with scripted_exporter(lab) as (exporter, status), AsyncExitStack() as stack:
+        name = await leased(alice, exporter, status)
+        stream = await joined(lab, alice, name, exporter.listen(name), exporter.login, stack)
+
+        def idle_until() -> datetime:
+            lease = lab.lab.active_lease(lease_key(name))
+            assert lease is not None
+            until = lab.lab.view(lease).idle_until
+            assert until is not None
+            return until
+
+        await lab.server.switchboard.note_use()
+        quiet = idle_until()
+        await lab.server.switchboard.note_use()
+        assert idle_until() == quiet
+        carried = lab.server.relay.counters().bytes_total
+        await stream.send(b"work")
+        await eventually(lambda: lab.server.relay.counters().bytes_total > carried)
+        await lab.server.switchboard.note_use()
+        busy = idle_until()
+        assert busy > quiet
+        # An exporter that reports use knows better.
+        await exporter.stubs.lab.ReportUse(lab_pb2.ReportUseRequest(lease_name=name))
+        await stream.send(b"more work")
+        await lab.server.switchboard.note_use()
+        assert idle_until() == busy
+
+
+async def test_report_that_nothing_is_in_use_puts_off_no_idle_end(lab: RunningLab, alice: Stubs) -> None:
+    await lab.policy("all", Rule(clients=(Selector(),), idle_timeout=timedelta(seconds=1)))
+    async with scripted_exporter(lab) as (exporter, status):
+        name = await leased(alice, exporter, status)
+        request = lab_pb2.ReportUseRequest(lease_name=name, in_use=True)
+        with anyio.fail_after(15):
+            await exporter.stubs.lab.ReportUse(request)
+            request.in_use = False
+            while lab.lab.active_lease(lease_key(name)) is not None:
+                request.sequence += 1
+                await exporter.stubs.lab.ReportUse(request)
+                await anyio.sleep(0.1)
+        ended = await lab.lab.lease(lease_key(name))
+        assert ended is not None
+        assert ended.conditions[-1].type == "Ready"

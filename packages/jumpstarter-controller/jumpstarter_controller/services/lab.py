@@ -18,7 +18,7 @@ from ..model.selector import Selector
 from . import convert
 from .errors import Said
 from .rpc import Call
-from .switchboard import keeps_watchers_from_driving, roles_not_enforced
+from .switchboard import Switchboard, keeps_watchers_from_driving, roles_not_enforced
 
 MOST_STATES = 5000
 """Leases that are listed in one answer."""
@@ -61,6 +61,7 @@ class LabService:
     lab: Lab
     messages: convert.Messages
     routers: ServesRouters
+    switchboard: Switchboard
     certificates: CertifiesRouters
     _reports: OrderedDict[Key, int] = field(default_factory=OrderedDict, init=False)
 
@@ -219,7 +220,8 @@ class LabService:
             while len(self._reports) > REMEMBERED:
                 self._reports.popitem(last=False)
             self._record(call, lease, request)
-        if not lease.ended:
+        self.switchboard.reports_use(key)
+        if not lease.ended and (request.in_use or request.uses or request.dropped):
             await self.lab.used(call.actor, key, in_use=request.in_use)
         interval = REPORT_INTERVAL
         if lease.idle_timeout is not None:

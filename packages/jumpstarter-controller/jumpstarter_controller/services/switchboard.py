@@ -15,6 +15,7 @@ import anyio
 from anyio.abc import TaskGroup
 from jumpstarter_protocol import jumpstarter_pb2
 
+from ..asks import Actor
 from ..errors import Code
 from ..model.records import Exporter, ExporterStatus, Key, Kind, Lease, Role
 from .convert import ROLES_LABEL
@@ -23,6 +24,8 @@ from .queues import Closed, Full, NoListener, Queues
 
 if TYPE_CHECKING:
     from ..lab import Lab
+
+_SERVER = Actor(kind="server", key=None)
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,9 @@ LISTENER_PATIENCE = 5.0
 
 TOKEN_LIFE = 30 * 60.0
 """Seconds after which a stream token that was not used is worth nothing."""
+
+USE_INTERVAL = 5.0
+"""Seconds between two looks at the traffic of leases whose exporters don't report their use."""
 
 MOST_UNUSED = 4096
 """Stream tokens per lease that are remembered, for taking them back."""
@@ -79,6 +85,12 @@ class _Grants:
 
     roles: dict[str, str] = field(default_factory=dict)
     unused: deque[_Grant] = field(default_factory=lambda: deque(maxlen=MOST_UNUSED))
+    reported: bool = False
+    """The exporter reports use."""
+    elsewhere: bool = False
+    """Some streams pass another router than the built-in one."""
+    carried: int = 0
+    """Bytes when it was looked last."""
 
 
 def lease_claim(key: Key) -> str:
@@ -90,6 +102,8 @@ class Switchboard:
     """Listening exporters, dialling clients.
 
     Args:
+        built_in: endpoint of the built-in router.
+        traffic: tells how many bytes the streams of a lease, by its claim, have carried through the built-in router.
         ready_patience: seconds for which a dial waits until the exporter is ready.
         listener_patience: seconds for which a dial waits for the exporter's listener.
     """
@@ -100,6 +114,8 @@ class Switchboard:
         tokens: StreamTokens,
         routers: Routers,
         *,
+        built_in: str = "",
+        traffic: Callable[[str], int] = lambda claim: 0,
         ready_patience: float = READY_PATIENCE,
         listener_patience: float = LISTENER_PATIENCE,
     ) -> None:
@@ -107,6 +123,8 @@ class Switchboard:
         self._lab = lab
         self._tokens = tokens
         self._routers = routers
+        self._traffic = traffic
+        self._built_in = built_in
         self.ready_patience = ready_patience
         self.listener_patience = listener_patience
         self._grants: dict[Key, _Grants] = {}
@@ -117,6 +135,7 @@ class Switchboard:
     async def running(self) -> AsyncGenerator[None, None]:
         """Watch over the leases that streams were granted in while the body runs."""
         async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._keep_use)
             yield
             self._tasks.cancel_scope.cancel()
 
@@ -176,6 +195,8 @@ class Switchboard:
         )
         # Noted first, so that a change of the lease at any later moment takes it back.
         self._note(key, _Grant(stream, client.name, role, self._lab.clock.monotonic() + TOKEN_LIFE))
+        self._grants[key].elsewhere |= endpoint != self._built_in
+        await self._lab.used(_SERVER, key, in_use=True)
         await self._offer(key, Offer(router_endpoint=endpoint, router_token=sign(side="exporter")))
         return jumpstarter_pb2.DialResponse(router_endpoint=endpoint, router_token=sign(side="client"))
 
@@ -247,6 +268,32 @@ class Switchboard:
             )
         _check_status(exporter)
         return exporter, role
+
+    # -- use -------------------------------------------------------------------------------------
+
+    def reports_use(self, key: Key) -> None:
+        """Take note that the exporter of a lease says itself when it is used."""
+        if key in self._grants:
+            self._grants[key].reported = True
+
+    async def _keep_use(self) -> None:
+        while True:
+            await anyio.sleep(USE_INTERVAL)
+            await self.note_use()
+
+    async def note_use(self) -> None:
+        """Have leases count as used whose streams carried something since the last call, where no exporter reports use.
+
+        What passes other routers than the built-in one isn't seen here, so such a lease counts as used to its end.
+        """
+        for key, grants in list(self._grants.items()):
+            lease = self._lab.active_lease(key)
+            if lease is None or grants.reported or (lease.idle_timeout is None and lease.extend_by_use is None):
+                continue
+            carried = self._traffic(lease_claim(key))
+            if carried != grants.carried or grants.elsewhere:
+                grants.carried = carried
+                await self._lab.used(_SERVER, key, in_use=True)
 
     # -- rights ----------------------------------------------------------------------------------
 
