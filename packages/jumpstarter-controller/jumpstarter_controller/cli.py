@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,18 +72,9 @@ def run(
         config = config.model_copy(update={"tls": _own_tls(tls_cert, tls_key, tls_ca)})
 
     async def serve() -> None:
-        import anyio
+        from .running import run_until_stopped
 
-        from . import systemd
-
-        async with _server(config) as server:
-            await _greet(server)
-            systemd.notify("READY=1", f"STATUS=Serving the lab at {server.endpoint}")
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(systemd.keep_alive)
-                await _until_stopped(config_path)
-                tasks.cancel_scope.cancel()
-            systemd.notify("STOPPING=1")
+        await run_until_stopped(_server(config), config_path)
 
     _check(config)
     _run(serve)
@@ -217,62 +207,6 @@ def _server(config: ControllerConfig) -> LabServer:
         static_routers=[StaticRouter(endpoint=other.endpoint, labels=other.labels) for other in config.routers],
         grace=config.drain,
     )
-
-
-async def _greet(server: LabServer) -> None:
-    """Say where the lab is; at the first start also what to do next."""
-    from .first_start import admin_name, has_admin, make_admin
-
-    click.echo(f"The lab is ready at {server.endpoint}, its data is in {server.folder}")
-    if server.web_url:
-        click.echo(f"Log-in and dashboard are at {server.web_url}")
-    if has_admin(server):
-        return
-    config = await make_admin(server, admin_name())
-    click.echo(_next_steps(config))
-
-
-def _next_steps(config: AdminConfigV1Alpha1) -> str:
-    return f"""\
-You are its admin '{config.metadata.name}', as {config.path} says. What to type next, in another terminal:
-
-  jmp admin create exporter my-board --label board=demo --save
-  jmp admin create client {config.metadata.name} --unsafe --save
-  jmp run --exporter my-board
-"""
-
-
-async def _until_stopped(config_path: Path | None) -> None:
-    """Wait for the signal to stop; SIGHUP checks the config, so that a restart will not fail by it."""
-    import anyio
-
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-        async for number in signals:
-            if number == signal.SIGHUP:
-                _reload(config_path)
-                continue
-            click.echo(f"{signal.Signals(number).name} received, stopping ...", err=True)
-            return
-
-
-def _reload(config_path: Path | None) -> None:
-    import logging
-
-    from jumpstarter.common.exceptions import JumpstarterException
-
-    from . import systemd
-    from .config_file import read_config
-
-    logger = logging.getLogger(__name__)
-    systemd.notify_reloading()
-    try:
-        if config_path is not None:
-            read_config(config_path)
-    except JumpstarterException as error:
-        logger.error("the config has changed and can't be used, so the next start will fail: %s", error)
-    else:
-        logger.info("certificates are read again when they change; other changes of the config wait for a restart")
-    systemd.notify("READY=1")
 
 
 # -- routers -------------------------------------------------------------------------------------
