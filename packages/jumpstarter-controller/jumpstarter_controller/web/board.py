@@ -95,6 +95,8 @@ class Board:
     exporters_left_out: int
     leases: Sequence[LeaseRow]
     leases_left_out: int
+    leases_unread: bool
+    """There are more, which are not counted."""
     counts: Mapping[str, int]
     admin: bool
     routers: Sequence[RouterRow] = ()
@@ -130,6 +132,7 @@ async def look(lab: Lab, routers: RouterPool, scope: str, *, admin: bool) -> Boa
         exporters_left_out=max(0, len(rows) - MOST_EXPORTERS),
         leases=lease_rows[:MOST_LEASES],
         leases_left_out=max(0, len(lease_rows) - MOST_LEASES),
+        leases_unread=len(leases) >= MOST_READ,
         counts=_counts(exporters, rows, leases, now),
         admin=admin,
         routers=[_router(member) for member in routers.members()] if admin else (),

@@ -145,6 +145,10 @@ class Binding:
         target = message if whole else getattr(message, self.body)
         try:
             text = body.decode()
+            said = json.loads(text)
+            if not isinstance(said, dict):
+                raise TypeError("it is no object")
+            # From the text, because this finds names that are given twice.
             json_format.Parse(text, target)
         except UnicodeDecodeError:
             raise _unfit("the body is not UTF-8") from None
@@ -155,7 +159,7 @@ class Binding:
         target.SetInParent()
         mask = self.mask
         if mask is not None:
-            self._apply_mask(message, mask, target, json.loads(text))
+            self._apply_mask(message, mask, target, said)
 
     def _apply_mask(self, message: Any, field: FieldDescriptor, target: Any, said: Mapping[str, Any]) -> None:
         """Take out of the body what the mask leaves out; without one all that the body names is meant."""
