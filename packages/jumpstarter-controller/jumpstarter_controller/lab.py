@@ -20,6 +20,7 @@ from .asks import LeaseRequest as LeaseRequest
 from .asks import LeaseView as LeaseView
 from .clock import Clock, SystemClock
 from .engine.accounts import Accounts
+from .engine.changing import Changing
 from .engine.core import Core, Listener
 from .engine.deciding import Decider
 from .engine.exporting import Exporting
@@ -62,6 +63,7 @@ class Lab:
         self._waits = Waits(self._core)
         self._decider = Decider(self._core, self._uses, self._waits, self._presence)
         self._leasing = Leasing(self._core)
+        self._changing = Changing(self._core)
         self._exporting = Exporting(self._core, self._presence, self._uses)
         self._accounts = Accounts(self._core)
         self._views = Views(self._core, self._presence, self._uses)
@@ -272,7 +274,7 @@ class Lab:
 
     async def update_lease(self, actor: Actor, key: Key, change: LeaseChange) -> Lease:
         """Extend, shorten, hand over or share a lease; for its owner and for admins."""
-        return await self._leasing.update(actor, key, change)
+        return await self._changing.update(actor, key, change)
 
     async def release_lease(self, actor: Actor, key: Key, reason: str = "") -> Lease:
         """End a lease: for its owner, for the exporter that has it, for admins.
@@ -280,7 +282,7 @@ class Lab:
         When this returns the lease has ended and the exporter is told that it is free. A lease that has ended already
         is returned as it is; the caller decides whether that is an error.
         """
-        return await self._leasing.release(actor, key, reason)
+        return await self._changing.release(actor, key, reason)
 
     def waits(self, key: Key) -> AbstractContextManager[None]:
         """Count the owner of a pending lease as waiting while the body runs; afterwards a grace time begins."""

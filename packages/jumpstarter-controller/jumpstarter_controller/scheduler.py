@@ -11,14 +11,12 @@ import heapq
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import IntEnum
 
+from .groups import Assignment, Group, GroupKey, Rank, Standing, asks, may_have
 from .model.lease import State, requested_length, state
 from .model.policy import UNRESTRICTED, Admission, Approval, admit
 from .model.records import Exporter, Key, Kind, Lease, Policy, Record
-from .model.selector import Selector
 from .model.verdict import Verdict, hopeless_verdict, waiting_verdict
 from .world import World
 
@@ -29,64 +27,6 @@ PATIENCE = timedelta(seconds=10)
 """For how long leases that waited go on waiting when no exporter fits any more: rules and labels change in steps."""
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
-
-Rank = tuple[datetime, str]
-"""When a lease was asked for, and its name: what orders equals."""
-
-GroupKey = tuple[str, str, str, bool, tuple[tuple[str, int], ...]]
-
-
-class Standing(IntEnum):
-    """What keeps an exporter from being given."""
-
-    OFFLINE = 0
-    LEASED = 1
-    NOT_READY = 2
-    FREE = 3
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """The decision that a lease gets an exporter."""
-
-    lease: Key
-    exporter: Key
-    approval: Approval
-
-
-@dataclass(eq=False)
-class Group:
-    """Leases that ask for the same thing, and the exporters that they may have."""
-
-    key: GroupKey
-    selector: Selector
-    admission: Admission
-    members: dict[str, Approval] = field(default_factory=dict)
-    waiting: list[Rank] = field(default_factory=list)
-    counts: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
-    heap: list[tuple[int, datetime, str]] = field(default_factory=list)
-    """Free members, the best first; entries that are out of date are dropped when they come up."""
-    hopeless_since: datetime | None = None
-    overlaps: tuple[int, tuple[Group, ...]] = (-1, ())
-    revision: int = 0
-    """Changes whenever what its leases are told may have changed."""
-
-    @property
-    def namespace(self) -> str:
-        return self.key[0]
-
-    @property
-    def pinned(self) -> str:
-        return self.key[2]
-
-    @property
-    def allow_disabled(self) -> bool:
-        return self.key[3]
-
-    @property
-    def priority(self) -> int:
-        """The highest on which any of its exporters is had."""
-        return max((approval.rule.priority for approval in self.members.values()), default=0)
 
 
 class Scheduler:
@@ -145,7 +85,7 @@ class Scheduler:
 
     def _reconsider(self, group: Group, key: Key, exporter: Exporter | None, now: datetime) -> None:
         """Let one exporter join or leave a group."""
-        approval = self._approval(group, exporter) if exporter is not None else None
+        approval = may_have(group, exporter) if exporter is not None else None
         former = group.members.get(key.name)
         if approval == former:
             return
@@ -168,17 +108,6 @@ class Scheduler:
         self._groups_with.setdefault(key, set()).add(group)
         if standing is Standing.FREE:
             self._offer(group, exporter)
-
-    def _approval(self, group: Group, exporter: Exporter) -> Approval | None:
-        """Return on what terms a group may have an exporter."""
-        if group.pinned and exporter.meta.name != group.pinned:
-            return None
-        if not exporter.enabled and not (group.pinned and group.allow_disabled):
-            return None
-        if not group.selector.matches(exporter.meta.labels):
-            return None
-        approval = group.admission.best(exporter.meta.labels)
-        return None if approval is None or approval.rule.spot_access else approval
 
     def _judge(self, key: Key, exporter: Exporter) -> Standing:
         if not (exporter.registered and exporter.online):
@@ -230,7 +159,7 @@ class Scheduler:
     def _lease_changed(self, old: Lease | None, new: Lease | None, now: datetime) -> None:
         key = (new or old).key  # type: ignore[union-attr]
         if new is not None and not new.ended and state(new, now) is State.PENDING:
-            if old is None or key not in self._group_of or _asks(old) != _asks(new):
+            if old is None or key not in self._group_of or asks(old) != asks(new):
                 self._enqueue(new, now)
         else:
             self._dequeue(key)
@@ -339,7 +268,7 @@ class Scheduler:
             group = self._groups[key] = Group(key, lease.selector, admission)
             self._structure += 1
             for exporter in self._candidates(group):
-                approval = self._approval(group, exporter)
+                approval = may_have(group, exporter)
                 if approval is not None:
                     self._join(group, exporter.key, exporter, approval)
             self._rest(group)
@@ -506,7 +435,3 @@ class Scheduler:
         for group in self._groups.values():
             if group.waiting:
                 yield group, group.revision + sum(other.revision for other in self._overlapping(group))
-
-
-def _asks(lease: Lease) -> tuple[object, ...]:
-    return lease.client, lease.duration, lease.begin_time, lease.end_time, lease.exporter, lease.ended
