@@ -28,6 +28,10 @@ T = TypeVar("T")
 HOOK_TIMEOUT = 300.0
 """Seconds to wait for the hook before, and the one after the lease."""
 END_SESSION_TIMEOUT = 10.0
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks at whether waiting makes sense."""
+LAST_LOOKS = 3
+"""Looks after the end of the lease during which the exporter's last status may come."""
 
 
 async def _run_shell_with_lease_async(
@@ -103,6 +107,7 @@ async def _wait_until_ready(client: Any, monitor: Any, lease: Any) -> None:
         monitor.wait_for_any_of(
             [ExporterStatus.LEASE_READY, ExporterStatus.BEFORE_LEASE_HOOK_FAILED], timeout=HOOK_TIMEOUT
         ),
+        lease,
     )
     message = str(monitor.status_message or "")
     if reached == ExporterStatus.BEFORE_LEASE_HOOK_FAILED:
@@ -143,6 +148,7 @@ async def _end_session(client: Any, monitor: Any, lease: Any) -> None:
         monitor.wait_for_any_of(
             [ExporterStatus.AVAILABLE, ExporterStatus.AFTER_LEASE_HOOK_FAILED], timeout=HOOK_TIMEOUT
         ),
+        lease,
     )
     message = str(monitor.status_message or "")
     if message.startswith(HOOK_WARNING_PREFIX):
@@ -151,17 +157,23 @@ async def _end_session(client: Any, monitor: Any, lease: Any) -> None:
         shell.warn(f"the hook after the lease failed: {message}")
 
 
-async def _cancel_if_connection_lost(monitor: Any, coro: Coroutine[Any, Any, T]) -> T | None:
-    """Return the result of `coro`, or None as soon as the connection to the exporter is lost."""
+async def _cancel_if_connection_lost(monitor: Any, coro: Coroutine[Any, Any, T], lease: Any = None) -> T | None:
+    """Return the result of `coro`, or None as soon as the connection to the exporter is lost.
+
+    Also None when the lease has ended and the exporter's last status doesn't come: nobody is let through to it any
+    more.
+    """
     result: list[T] = []
 
     async def run() -> None:
         result.append(await coro)
         tasks.cancel_scope.cancel()
 
+    ended = 0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        while not monitor.connection_lost:  # noqa: ASYNC110 - the monitor has no event for this
-            await anyio.sleep(1)
+        while not monitor.connection_lost and ended < LAST_LOOKS:
+            await anyio.sleep(LOOK_INTERVAL)
+            ended += getattr(lease, "lease_ended", False) is True
         tasks.cancel_scope.cancel()
     return result[0] if result else None

@@ -196,6 +196,54 @@ def test_a_lease_of_a_name_that_is_taken_already_is_left_alone(waits: Mock) -> N
     waits.delete_lease.assert_not_awaited()
 
 
+def away() -> ConnectionError:
+    error = ConnectionError("can't reach the controller: connection refused")
+    error.status = "UNAVAILABLE"
+    return error
+
+
+def exists() -> ConnectionError:
+    error = ConnectionError("the controller refuses")
+    error.status, error.details = "ALREADY_EXISTS", "leases one already exists"
+    return error
+
+
+def test_a_request_is_made_although_the_controller_restarts_meanwhile(waits: Mock) -> None:
+    waits.create_lease.side_effect = [away(), lease("one")]
+    waits.wait_for_lease.side_effect = [away(), lease("one")]
+    result = run(*REQUEST, "-o", "name")
+    assert (result.exit_code, result.stdout) == (0, "one\n")
+    assert result.stderr.count("can't reach the controller: connection refused; trying again") == 2
+    first, second = (call.kwargs["lease_id"] for call in waits.create_lease.await_args_list)
+    assert first == second
+    waits.delete_lease.assert_not_awaited()
+
+
+def test_a_request_whose_answer_got_lost_is_not_made_twice(waits: Mock) -> None:
+    waits.create_lease.side_effect = [away(), exists()]
+    assert run(*REQUEST).exit_code == 0
+    name = waits.create_lease.await_args.kwargs["lease_id"]
+    assert waits.wait_for_lease.await_args.args[0] == name
+
+
+def test_a_controller_that_stays_away_is_told_and_the_request_withdrawn(
+    waits: Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jumpstarter_cli.waiting.CREATION_TIMEOUT", 0.0)
+    waits.create_lease.side_effect = away()
+    waits.delete_lease.side_effect = [away(), None]
+    result = run(*REQUEST)
+    assert result.exit_code == 1
+    assert "can't reach the controller" in result.stderr
+    assert waits.delete_lease.await_count == 2
+
+
+def test_a_lease_that_is_refused_while_it_is_waited_for_is_not_waited_for_again(waits: Mock) -> None:
+    waits.wait_for_lease.side_effect = LeaseTimeoutError("lease one: no exporter was acquired within 10 s")
+    assert run(*REQUEST).exit_code == 1
+    waits.wait_for_lease.assert_awaited_once()
+
+
 def test_a_time_limit_needs_a_wait(controller: Mock) -> None:
     result = run("create", "lease", "-n", "bench-1", "--duration", "1h", "--timeout", "10s")
     assert result.exit_code == 2
