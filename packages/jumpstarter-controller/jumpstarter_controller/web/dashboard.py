@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..router.pool import RouterPool
 
 FRESH = 1.0
-"""Seconds for which what was written for one reader is good for others."""
+"""Seconds for which what was written for one reader is good for others, as long as nothing changes."""
 
 HEARTBEAT = 10.0
 """Seconds after which something is sent to who waits for changes, and whether it still may is looked at."""
@@ -49,7 +49,7 @@ class Dashboard:
         self._routers = routers
         self._sessions = sessions
         self._endpoint = endpoint
-        self._written: dict[tuple[str, bool], tuple[float, str]] = {}
+        self._written: dict[tuple[str, bool], tuple[float, int, str]] = {}
         self._writing: dict[tuple[str, bool], anyio.Lock] = {}
         self._readers: Counter[Key] = Counter()
         self._connections: Connections | None = None
@@ -118,26 +118,36 @@ class Dashboard:
                 raise
             return web.Response(status=303, headers={"Location": "/login"})
         assert actor.key is not None
-        scope, admin = _scope(actor)
-        board = await look(self._lab, self._routers, scope, admin=admin)
-        written = partial(
-            page, "dashboard.html", endpoint=self._endpoint, board=board, who=actor.key.name, kind=actor.kind
+        text = await self._write(actor)
+        return await anyio.to_thread.run_sync(
+            partial(
+                page,
+                "dashboard.html",
+                endpoint=self._endpoint,
+                who=actor.key.name,
+                kind=actor.kind,
+                content=text,
+            )
         )
-        return await anyio.to_thread.run_sync(written)
 
     async def _content(self, request: web.Request) -> web.StreamResponse:
-        scope = _scope(await self._visitor(request))
-        lock = self._writing.setdefault(scope, anyio.Lock())
-        async with lock:
-            when, text = self._written.get(scope, (0.0, ""))
-            if not text or time.monotonic() - when > FRESH:
-                board = await look(self._lab, self._routers, scope[0], admin=scope[1])
-                text = await anyio.to_thread.run_sync(partial(render, "board.html", board=board))
-                self._written[scope] = time.monotonic(), text
+        text = await self._write(await self._visitor(request))
         now = self._lab.clock.now().isoformat(timespec="milliseconds")
         response = web.Response(text=text, content_type="text/html", headers={"X-Lab-Time": now})
         response.enable_compression()
         return response
+
+    async def _write(self, actor: Actor) -> str:
+        """Return what somebody sees; written once for all who see the same."""
+        scope = _scope(actor)
+        async with self._writing.setdefault(scope, anyio.Lock()):
+            revision = self.changes.revision(scope[0])
+            when, known, text = self._written.get(scope, (0.0, -1, ""))
+            if known != revision or time.monotonic() - when > FRESH:
+                board = await look(self._lab, self._routers, scope[0], admin=scope[1])
+                text = await anyio.to_thread.run_sync(partial(render, "board.html", board=board))
+                self._written[scope] = time.monotonic(), revision, text
+        return text
 
     # -- news --------------------------------------------------------------------------------------
 

@@ -246,6 +246,8 @@ async def test_pages_are_told_of_changes_soon(web: Web, alice: Login) -> None:
     _, cookies = await web.log_in(alice.token)
     async with events(web, cookies) as content:
         await until(content, b"retry: 2000")
+        # What was written just before is not what is shown after the change.
+        assert "news" not in (await web.ask("GET", "/dashboard/content", headers=cookies)).text
         await web.lease(alice, exporter_name="board", duration=timedelta(hours=1), name="news")
         text = ""
         with anyio.fail_after(5):

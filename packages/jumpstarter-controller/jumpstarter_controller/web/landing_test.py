@@ -86,7 +86,7 @@ async def test_answers_tell_browsers_to_trust_nothing(web: Web, alice: Login) ->
         assert headers["Server"] == "jumpstarter"
 
 
-async def test_the_certificate_is_the_lab_s_and_renewed_without_a_restart(web: Web) -> None:
+async def test_the_certificate_is_the_same_as_that_of_the_controller(web: Web) -> None:
     import ssl
 
     host, port = web.url.removeprefix("https://").split(":")
