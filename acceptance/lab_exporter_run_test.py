@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -246,3 +247,62 @@ def test_the_exporter_is_back_each_time_the_controller_is(bench: Bench) -> None:
         bench.until(lambda record: record.online)
         assert bench.shell(J, "power", "on").code == 0
     assert exporter.process.poll() is None
+
+
+class Controller:
+    """The controller as a process of its own, with the accounts and the address of the bench."""
+
+    def __init__(self, bench: Bench, start: Start) -> None:
+        bench.stop()
+        address = bench.members["endpoint"]
+        options = ("--data", str(bench.config.parent / "lab"), "--listen", address)
+        self.program = start(JMP, "controller", "run", *options, "--web-listen", "", "--metrics-listen", "")
+        host, _, port = address.rpartition(":")
+
+        def listens() -> None:
+            socket.create_connection((host, int(port)), timeout=1).close()
+
+        eventually(listens, timeout=LIMIT)
+
+
+@pytest.fixture
+def controller(bench: Bench, start: Start) -> Controller:
+    return Controller(bench, start)
+
+
+def test_a_lease_survives_a_controller_that_stands_still_for_20_seconds(
+    bench: Bench, controller: Controller, start: Start
+) -> None:
+    exporter = start(JMP, "run", "--exporter-config", str(bench.config))
+    exporter.wait_for("registered with the controller")
+    gate = bench.config.with_name("gate")
+    work = f"until test -e {gate}; do {J} power on >/dev/null 2>&1; sleep 0.2; done; {J} power on && echo out"
+    holder = bench.start_shell("sh", "-c", f"echo in; {work}")
+    holder.wait_for("in\n")
+    controller.program.send(signal.SIGSTOP)
+    try:
+        # What is tested is that nobody takes this time for the end.
+        threading.Event().wait(20)
+    finally:
+        controller.program.send(signal.SIGCONT)
+    gate.touch()
+    assert holder.end().out.splitlines() == ["in", "out"]
+    assert bench.shell(J, "power", "on").code == 0
+    assert exporter.process.poll() is None
+
+
+def test_a_controller_that_is_killed_and_started_again_finds_its_exporter_and_the_lease(
+    bench: Bench, controller: Controller, start: Start
+) -> None:
+    exporter = start(JMP, "run", "--exporter-config", str(bench.config), "--direct-listen", "127.0.0.1:auto")
+    exporter.wait_for("registered with the controller")
+    gate = bench.config.with_name("gate")
+    work = f"until test -e {gate}; do sleep 0.1; done; until {J} power on; do sleep 0.5; done; echo out"
+    holder = bench.start_shell("sh", "-c", f"echo in; {work}")
+    holder.wait_for("in\n")
+    controller.program.close()
+    Controller(bench, start)
+    gate.touch()
+    assert holder.end().out.splitlines()[-1] == "out"
+    assert bench.shell(J, "power", "on").code == 0
+    assert exporter.err.count("registered with the controller") == 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,11 @@ import grpc
 import pytest
 from anyio.from_thread import BlockingPortal
 from jumpstarter.client.core import DriverError
+from jumpstarter.common.cancellation import answer
 from jumpstarter.common.direct_tls import SERVER_NAME, client_context
+from jumpstarter.common.tempfile import TemporaryUnixListener
 from jumpstarter.exporter import grants as grants_module
+from jumpstarter.exporter.backoff import Backoff
 from jumpstarter.streams.direct import read_object, write_object
 from jumpstarter.streams.sockets import connect_tcp
 from jumpstarter.streams.tls import TLSByteStream
@@ -25,6 +30,8 @@ from jumpstarter_controller.testing import NAMESPACE, Login, RunningLab, running
 from jumpstarter_protocol import client_pb2, jumpstarter_pb2, jumpstarter_pb2_grpc, lab_pb2
 
 LIMIT = 15
+ROUNDS = int(os.environ.get("JMP_TEST_ROUNDS", "20"))
+"""Connections that are broken in the longest test; 1000 for a thorough one."""
 DIRECT = {"listen": "127.0.0.1:auto"}
 
 
@@ -235,6 +242,7 @@ class Proxy:
         self.target = ""
         self.taken = 0
         self._scope = anyio.CancelScope()
+        self._connections: set[anyio.CancelScope] = set()
 
     async def serve(self, port: int) -> None:
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
@@ -245,7 +253,15 @@ class Proxy:
     async def _forward(self, near: Any) -> None:
         self.taken += 1
         host, _, port = self.target.rpartition(":")
-        async with near, await anyio.connect_tcp(host, int(port)) as far, anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as scope:
+            self._connections.add(scope)
+            try:
+                await self._join(near, host, int(port))
+            finally:
+                self._connections.discard(scope)
+
+    async def _join(self, near: Any, host: str, port: int) -> None:
+        async with near, await anyio.connect_tcp(host, port) as far, anyio.create_task_group() as tasks:
 
             async def copy(source: Any, sink: Any) -> None:
                 try:
@@ -258,7 +274,13 @@ class Proxy:
             tasks.start_soon(copy, near, far)
             tasks.start_soon(copy, far, near)
 
+    def break_all(self) -> None:
+        """Break the connections that there are; new ones are possible."""
+        for scope in self._connections:
+            scope.cancel()
+
     def cut(self) -> None:
+        """Break all connections, and take no more."""
         self._scope.cancel()
 
 
@@ -400,3 +422,51 @@ async def test_who_comes_only_directly_loses_the_right_after_a_while(
         assert not await is_served(endpoint)
         key = Key(Kind.LEASE, NAMESPACE, lease.name)
         assert lab.lab.active_lease(key) is not None
+
+
+# --- for a long time -------------------------------------------------------------------------------------------------
+
+
+async def test_an_exporter_whose_connection_breaks_again_and_again_serves_clients_all_the_while(
+    lab: RunningLab, free_port: Callable[[], int]
+) -> None:
+    rounds, port = ROUNDS, free_port()
+    login, alice = await lab.exporter("board"), await lab.client("alice")
+    proxy = Proxy()
+    proxy.target = login.endpoint
+    behind = replace(login, endpoint=f"127.0.0.1:{port}")
+    async with anyio.create_task_group() as proxies:
+        proxies.start_soon(proxy.serve, port)
+        async with lab.serving_exporter(export=drivers(), login=behind) as exporter, leased(alice) as (lease, client):
+            exporter._controller.backoff = lambda: Backoff(base=0.002, cap=0.005)
+            dialled = 0
+
+            async def dial() -> None:
+                """Come as a further client, again and again."""
+                nonlocal dialled
+                while True:
+                    async with (
+                        TemporaryUnixListener(lease.handle_async) as path,
+                        grpc.aio.insecure_channel(f"unix://{path}") as channel,
+                    ):
+                        stub = jumpstarter_pb2_grpc.ExporterServiceStub(channel)
+                        # An offer that was on its way when the connection broke is lost; such a client comes again.
+                        with anyio.move_on_after(2):
+                            await answer(stub.GetStatus(jumpstarter_pb2.GetStatusRequest(), wait_for_ready=True))
+                            dialled += 1
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(dial)
+                for number in range(rounds):
+                    await until(lambda: exporter._controller.connected)
+                    if number % 10 == 0:
+                        # The client that was there from the beginning notices nothing.
+                        await client.children["power"].call_async("on")
+                    proxy.break_all()
+                    await until(lambda: not exporter._controller.connected)
+                reached = dialled
+                await until(lambda: dialled > reached + 5)
+                tasks.cancel_scope.cancel()
+            assert reached >= rounds
+        proxies.cancel_scope.cancel()

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+WATCHFUL: dict[str, Any] = {"grpc.keepalive_timeout_ms": 20000}
+"""Channel options of exporters, whose streams from the controller are silent for hours: one that doesn't answer a ping
+within this time is given up, and connected to anew. No lease or stream of a client depends on it."""
+
+
 @asynccontextmanager
 async def _ready_session(session: Session, shutdown: Shutdown | None = None) -> AsyncGenerator[Path, None]:
     """Serve a session on a temporary Unix socket, ready for use; drivers are reset and closed off the event loop.
@@ -187,4 +192,5 @@ async def controller_channel(kind: str, config: Any) -> grpc.aio.Channel:
         await ssl_channel_credentials(config.endpoint, config.tls),
         call_credentials(kind, config.metadata, config.token),
     )
-    return aio_secure_channel(config.endpoint, credentials, RECONNECTING | dict(config.grpcOptions or {}))
+    options = RECONNECTING | (WATCHFUL if kind == "Exporter" else {})
+    return aio_secure_channel(config.endpoint, credentials, options | dict(config.grpcOptions or {}))
