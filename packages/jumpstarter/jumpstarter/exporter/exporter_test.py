@@ -26,7 +26,7 @@ from jumpstarter.config.exporter import HookConfigV1Alpha1
 from jumpstarter.config.serving import controller_channel
 from jumpstarter.config.tls import TLSConfigV1Alpha1
 from jumpstarter.driver import Driver, export
-from jumpstarter.exporter import Exporter
+from jumpstarter.exporter import Exporter, lease_runner
 from jumpstarter.exporter import lease_runner as lease_runner_module
 from jumpstarter.exporter.backoff import Backoff
 from jumpstarter.exporter.controller import Refused
@@ -429,13 +429,18 @@ async def test_a_client_that_waits_is_told_why_its_lease_ends_before_it_began(la
             status, message = await session.status()
             assert status == "BEFORE_LEASE_HOOK_FAILED"
             assert "exit code 3" in message
+            # The controller would have refused the client from then on.
+            assert "BEFORE_LEASE_HOOK_FAILED" not in statuses(lab)
         await until(lab, lambda: lab.controller.boards[BOARD].lease is None)
         await until(lab, lambda: statuses(lab)[-1] == "AVAILABLE")
         assert not (tmp_path / "after").exists()
 
 
 @pytest.mark.parametrize("which", ["before", "after"])
-async def test_a_failed_hook_that_ends_the_exporter_gives_the_lease_back_first(lab: Any, tenant: Tenant, which: str):
+async def test_a_failed_hook_that_ends_the_exporter_gives_the_lease_back_first(
+    lab: Any, tenant: Tenant, which: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lease_runner, "NOTICE_TIME", 0.1)
     exporter = make_exporter(lab, Lamp, hook_executor=hooks(**{which: {"script": "exit 3", "onFailure": "exit"}}))
     with anyio.fail_after(LIMIT):
         async with exporter, anyio.create_task_group() as tasks:

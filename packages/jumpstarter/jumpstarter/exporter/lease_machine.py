@@ -99,7 +99,7 @@ class Step:
     status: ExporterStatus | None = None
     """Status to show from now on."""
     session_only: bool = False
-    """Show the status to the clients of the session, and not to the controller: the device isn't free yet."""
+    """Show the status to the clients of the session, and not to the controller yet: the device isn't free."""
 
 
 FIRST = Step(State.OPENING, (Action.OPEN,))
@@ -107,7 +107,8 @@ FIRST = Step(State.OPENING, (Action.OPEN,))
 
 _CLOSE = Step(State.CLOSING, (Action.CUT, Action.CLOSE))
 _CLOSE_FAILED = Step(State.CLOSING, (Action.EXIT, Action.CUT, Action.CLOSE))
-# A failed preparation is shown to the clients that wait to be let in; the session itself refuses their calls.
+# A failed preparation is shown to the clients that wait to be let in; the session itself refuses their calls. The
+# controller is told with the release: from then on it refuses clients, who would not learn why.
 _BEFORE_FAILED = (Action.ADMIT, Action.RELEASE)
 
 _TABLE: dict[State, dict[Event, Step]] = {
@@ -126,9 +127,14 @@ _TABLE: dict[State, dict[Event, Step]] = {
     State.PREPARING: {
         Event.NO_HOOK: Step(State.READY, (Action.ADMIT,), ExporterStatus.LEASE_READY),
         Event.HOOK_PASSED: Step(State.READY, (Action.ADMIT,), ExporterStatus.LEASE_READY),
-        Event.HOOK_ENDS_LEASE: Step(State.RELEASING, _BEFORE_FAILED, ExporterStatus.BEFORE_LEASE_HOOK_FAILED),
+        Event.HOOK_ENDS_LEASE: Step(
+            State.RELEASING, _BEFORE_FAILED, ExporterStatus.BEFORE_LEASE_HOOK_FAILED, session_only=True
+        ),
         Event.HOOK_ENDS_EXPORTER: Step(
-            State.RELEASING, (Action.EXIT, *_BEFORE_FAILED), ExporterStatus.BEFORE_LEASE_HOOK_FAILED
+            State.RELEASING,
+            (Action.EXIT, *_BEFORE_FAILED),
+            ExporterStatus.BEFORE_LEASE_HOOK_FAILED,
+            session_only=True,
         ),
         Event.HOOK_INTERRUPTED: _CLOSE,
         Event.LEASE_ENDED: Step(State.PREPARING_LAST, (Action.CUT,)),

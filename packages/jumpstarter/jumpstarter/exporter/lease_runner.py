@@ -30,6 +30,12 @@ logger = logging.getLogger(__name__)
 SHOW_TIME = 1.0
 """Seconds that a last status stays to be seen by clients, which ask for it now and then."""
 
+NOTICE_TIME = 5.0
+"""Seconds that the client of a lease gets to come and learn that it can't be used, because the hook before it failed.
+
+Clients of 0.9 that come after the end of their lease try again for a long time instead.
+"""
+
 DRAIN_TIME = 0.5
 """Seconds that connections get to carry what was sent before their session was closed."""
 
@@ -287,9 +293,24 @@ class LeaseRunner:
         self.feed(event, message)
 
     async def _release(self) -> None:
-        await self.let_clients_see()
+        if self.context.current_status is ExporterStatus.BEFORE_LEASE_HOOK_FAILED and self.context.session is not None:
+            await self._tell_failure(self.context.session)
+            if self.context.lease_ended.is_set():
+                return
+        else:
+            await self.let_clients_see()
         with anyio.move_on_after(EXIT_PATIENCE if self.wants_exit else None):
             await self.host.release(self)
             await self.context.lease_ended.wait()
         if not self.context.lease_ended.is_set():
             self.feed(Event.STOP)
+
+    async def _tell_failure(self, session: Session) -> None:
+        """Keep the lease until its client has learnt that it can't be used, then tell the controller too."""
+        with anyio.move_on_after(NOTICE_TIME):
+            await session.wait_status_seen()
+            with anyio.move_on_after(SHOW_TIME):
+                # The client gives the lease back itself, unless it is to be kept.
+                await self.context.lease_ended.wait()
+        if not self.context.lease_ended.is_set():
+            self.host.report(self.context.current_status, self.context.status_message)
