@@ -440,7 +440,7 @@ async def test_a_client_that_waits_is_told_why_its_lease_ends_before_it_began(la
 async def test_a_failed_hook_that_ends_the_exporter_gives_the_lease_back_first(
     lab: Any, tenant: Tenant, which: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(lease_runner, "NOTICE_TIME", 0.1)
+    monkeypatch.setattr(lease_runner_module, "NOTICE_TIME", 0.1)
     exporter = make_exporter(lab, Lamp, hook_executor=hooks(**{which: {"script": "exit 3", "onFailure": "exit"}}))
     with anyio.fail_after(LIMIT):
         async with exporter, anyio.create_task_group() as tasks:
