@@ -26,7 +26,7 @@ from jumpstarter.config.exporter import HookConfigV1Alpha1
 from jumpstarter.config.serving import controller_channel
 from jumpstarter.config.tls import TLSConfigV1Alpha1
 from jumpstarter.driver import Driver, export
-from jumpstarter.exporter import Exporter, lease_runner
+from jumpstarter.exporter import Exporter
 from jumpstarter.exporter import lease_runner as lease_runner_module
 from jumpstarter.exporter.backoff import Backoff
 from jumpstarter.exporter.controller import Refused
