@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ..asks import ExporterView, LeaseView
+from ..errors import Refused
 from ..lab import Lab
 from ..model.lease import State, state
 from ..model.records import AuditEntry, Exporter, ExporterStatus, Kind, Lease
@@ -100,7 +101,8 @@ class Board:
     counts: Mapping[str, int]
     admin: bool
     routers: Sequence[RouterRow] = ()
-    audit: Sequence[AuditEntry] = ()
+    audit: Sequence[AuditEntry] | None = ()
+    """None when it can't be read."""
 
 
 async def look(lab: Lab, routers: RouterPool, scope: str, *, admin: bool) -> Board:
@@ -109,9 +111,6 @@ async def look(lab: Lab, routers: RouterPool, scope: str, *, admin: bool) -> Boa
     Args:
         scope: a namespace; empty for all of them.
         admin: with what only admins see.
-
-    Raises:
-        Refused: the store can't be read.
     """
     now = lab.clock.now()
     exporters = [found for found in lab.accounts(Kind.EXPORTER, scope) if isinstance(found, Exporter)]
@@ -136,8 +135,16 @@ async def look(lab: Lab, routers: RouterPool, scope: str, *, admin: bool) -> Boa
         counts=_counts(exporters, rows, leases, now),
         admin=admin,
         routers=[_router(member) for member in routers.members()] if admin else (),
-        audit=await lab.read_audit(limit=MOST_AUDIT, newest_first=True) if admin else (),
+        audit=await _audit(lab) if admin else (),
     )
+
+
+async def _audit(lab: Lab) -> Sequence[AuditEntry] | None:
+    try:
+        return await lab.read_audit(limit=MOST_AUDIT, newest_first=True)
+    except Refused:
+        # The store is away; what is in memory can be shown nevertheless.
+        return None
 
 
 def _counts(

@@ -16,6 +16,7 @@ import pytest
 
 from jumpstarter_controller.lab import Actor
 from jumpstarter_controller.model.records import ExporterStatus, Key, Kind
+from jumpstarter_controller.store.base import Unavailable
 from jumpstarter_controller.testing import SERVER, Login
 from jumpstarter_controller.web import dashboard
 from jumpstarter_controller.web.board import ago, size, span
@@ -178,6 +179,21 @@ async def test_clients_see_their_namespace_and_nothing_that_is_for_admins(web: W
     with anyio.fail_after(10):
         while "account.create" not in all_of_it:
             all_of_it = text_of((await web.ask("GET", "/dashboard", root)).text)
+
+
+async def test_a_store_that_is_away_takes_only_the_events_from_the_page(
+    web: Web, root: Login, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await web.board("board")
+
+    async def fail(**query: object) -> None:
+        raise Unavailable("the disk is gone")
+
+    monkeypatch.setattr(web.running.server.store, "audit", fail)
+    answer = await web.ask("GET", "/dashboard", root)
+    assert answer.status == 200
+    assert "board Free" in text_of(answer.text)
+    assert "The audit record can't be read at present." in text_of(answer.text)
 
 
 async def test_what_others_wrote_is_shown_as_they_wrote_it_and_never_run(web: Web, alice: Login, root: Login) -> None:

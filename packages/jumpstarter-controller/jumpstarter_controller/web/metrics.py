@@ -156,8 +156,8 @@ class LabMetrics:
         if _unsatisfiable(new) and not (old and _unsatisfiable(old)) and (old or self._live):
             self._acquisitions.labels("failure").inc(exemplar=exemplar(new))
         if not new.ended:
-            if key not in self._open:
-                self._open[key] = _Open(new.exporter, self._lab.clock.monotonic(), new.begin_time)
+            known = self._open.setdefault(key, _Open(new.exporter, self._lab.clock.monotonic(), new.begin_time))
+            known.begin = new.begin_time
             return
         self._close(key)
         self._ended[key] = None
@@ -174,14 +174,15 @@ class LabMetrics:
         if not (old or self._live):
             return
         self._acquisitions.labels("success").inc(exemplar=exemplar(new))
-        wanted = max(moment for moment in (new.meta.created, new.begin_time, new.begun) if moment is not None)
-        if new.begun is not None:
-            wanted = max(moment for moment in (new.meta.created, new.begin_time) if moment is not None)
-            self._waits.observe(max(0.0, (new.begun - wanted).total_seconds()))
-        since_wish = (self._lab.clock.now() - wanted).total_seconds()
+        wishes = [moment for moment in (new.meta.created, new.begin_time) if moment is not None]
+        if new.begun is None or not wishes:
+            return
+        wanted = max(wishes)
+        self._waits.observe(max(0.0, (new.begun - wanted).total_seconds()))
         if old is None or new.begin_time == wanted:
-            self._grants.observe(max(0.0, since_wish))
+            self._grants.observe(max(0.0, (self._lab.clock.now() - wanted).total_seconds()))
         elif free is not None and asked is not None and free > asked.since:
+            # It was waited for the exporter, and not for a limit of a policy.
             self._grants.observe(now - free)
 
     def _close(self, key: Key) -> None:
