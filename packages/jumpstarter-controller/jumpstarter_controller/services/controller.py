@@ -10,7 +10,7 @@ from jumpstarter_protocol import jumpstarter_pb2
 
 from ..errors import Code, Refused
 from ..lab import Actor, Lab, LeaseRequest
-from ..model.records import Exporter, Key, Kind, Lease
+from ..model.records import Exporter, ExporterStatus, Key, Kind, Lease
 from ..model.selector import Selector
 from . import convert
 from .errors import Said
@@ -23,6 +23,13 @@ LONGEST_TEXT = 1024
 
 TOLD_PATIENCE = 1.0
 """Seconds for which the end of a lease waits until its exporter has been sent the news."""
+
+SETTLING = 2.0
+"""Seconds from a failed beforeLease hook until its exporter can be available again.
+
+Exporters of 0.9 give a lease back one second after such a failure. When the client was faster, and the exporter has
+another lease by then, they give back that one, and stay in the status of a failed hook.
+"""
 
 
 @dataclass(eq=False)
@@ -102,6 +109,8 @@ class ControllerService:
     lab: Lab
     switchboard: Switchboard
     statuses: StatusStreams
+    _failed: dict[Key, float] = field(default_factory=dict, init=False)
+    """When hooks before a lease failed, of exporters that may give back the wrong lease."""
 
     # -- exporters -------------------------------------------------------------------------------
 
@@ -116,10 +125,14 @@ class ControllerService:
         return jumpstarter_pb2.RegisterResponse(uuid=exporter.meta.uid)
 
     async def Unregister(self, call: Call, request: Any) -> Any:
+        self._failed.pop(call.caller, None)
         await self.lab.unregister(call.actor, request.reason[:LONGEST_TEXT])
         return jumpstarter_pb2.UnregisterResponse()
 
     async def ReportStatus(self, call: Call, request: Any) -> Any:
+        status = convert.status_of(request.status)
+        if not await self._settled(call.caller, status):
+            return jumpstarter_pb2.ReportStatusResponse()
         released = None
         if request.release_lease:
             exporter = self.lab.account(call.caller)
@@ -127,13 +140,28 @@ class ControllerService:
             released = self.lab.active_lease(Key(Kind.LEASE, call.namespace, exporter.lease))
         await self.lab.report_status(
             call.actor,
-            convert.status_of(request.status),
+            status,
             request.message[:LONGEST_TEXT],
             release=request.release_lease,
         )
         if released is not None:
             await self.statuses.told_end(released)
         return jumpstarter_pb2.ReportStatusResponse()
+
+    async def _settled(self, key: Key, status: ExporterStatus) -> bool:
+        """Wait until a status can be taken note of; False when another one came meanwhile."""
+        exporter, now = self.lab.account(key), self.lab.clock.monotonic()
+        if status is ExporterStatus.BEFORE_LEASE_HOOK_FAILED:
+            if exporter is not None and exporter.meta.labels.get(convert.ROLES_LABEL) != "1":
+                self._failed[key] = now
+            return True
+        if key not in self._failed:
+            return True
+        if status is not ExporterStatus.AVAILABLE:
+            del self._failed[key]
+            return True
+        await anyio.sleep(self._failed[key] + SETTLING - now)
+        return self._failed.pop(key, None) is not None
 
     async def Status(self, call: Call, request: Any) -> None:
         await self.statuses.serve(call, self.lab)

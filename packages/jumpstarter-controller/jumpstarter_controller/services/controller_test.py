@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import grpc
 import pytest
 from jumpstarter_protocol import client_pb2, jumpstarter_pb2
@@ -12,6 +13,7 @@ from jumpstarter_protocol import client_pb2, jumpstarter_pb2
 from ..model.records import ExporterStatus
 from ..scripted import PARENT, ScriptedExporter, delete, lease_key, lease_of, refusal, scripted_exporter
 from ..testing import SERVER, Login, RunningLab, Stubs
+from . import controller
 
 
 async def registered(lab: RunningLab, name: str, stubs: Stubs, login: Login) -> ScriptedExporter:
@@ -198,6 +200,37 @@ async def test_R10_exporter_in_a_hook_gets_no_lease_because_it_connects_again(la
         assert await status.silent()
         await exporter.report(ExporterStatus.AVAILABLE)
         assert (await status.next()).lease_name == name
+
+
+@pytest.mark.parametrize("roles", [False, True], ids=["published", "ours"])
+async def test_exporter_whose_hook_failed_gets_no_lease_while_it_may_give_back_the_wrong_one(
+    lab: RunningLab, alice: Stubs, monkeypatch: pytest.MonkeyPatch, roles: bool
+) -> None:
+    monkeypatch.setattr(controller, "SETTLING", 0.5)
+    async with scripted_exporter(lab, roles=roles) as (exporter, status):
+        first = await lease_of(alice)
+        await status.next()
+        await exporter.report(ExporterStatus.BEFORE_LEASE_HOOK_FAILED)
+        await delete(alice, first)
+        began = anyio.current_time()
+
+        await exporter.report(ExporterStatus.AVAILABLE)
+
+        assert (anyio.current_time() - began > 0.4) is not roles
+        assert exporter.record.status is ExporterStatus.AVAILABLE
+
+
+async def test_status_that_comes_while_an_older_one_is_held_back_is_the_last(
+    lab: RunningLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "SETTLING", 0.5)
+    async with scripted_exporter(lab) as (exporter, _), anyio.create_task_group() as tasks:
+        await exporter.report(ExporterStatus.BEFORE_LEASE_HOOK_FAILED)
+        tasks.start_soon(exporter.report, ExporterStatus.AVAILABLE)
+        await anyio.wait_all_tasks_blocked()
+        await exporter.report(ExporterStatus.OFFLINE)
+        tasks.cancel_scope.deadline = anyio.current_time() + 10
+    assert exporter.record.status is ExporterStatus.OFFLINE
 
 
 async def test_R13_exporter_that_restarts_is_told_its_lease_again(lab: RunningLab, alice: Stubs) -> None:
