@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from jumpstarter.common.exceptions import ConfigurationError, FileAccessError
 from jumpstarter.config.exporter import (
+    DirectConfigV1Alpha1,
     ExporterConfigListV1Alpha1,
     ExporterConfigV1Alpha1,
     ExporterConfigV1Alpha1DriverInstance,
@@ -24,6 +25,7 @@ from jumpstarter.config.exporter import (
     HookConfigV1Alpha1,
     HookInstanceConfigV1Alpha1,
     ObjectMeta,
+    parse_listen,
 )
 
 HEAD = "apiVersion: jumpstarter.dev/v1alpha1\nkind: ExporterConfig\nmetadata: {namespace: lab, name: bench}\n"
@@ -367,3 +369,36 @@ def test_list_is_empty_without_directories() -> None:
         "kind": "ExporterConfigList",
         "items": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("listen", "expected"),
+    [
+        ("7711", ("0.0.0.0", 7711)),
+        (7711, ("0.0.0.0", 7711)),
+        ("auto", ("0.0.0.0", 0)),
+        ("board.example.org:auto", ("board.example.org", 0)),
+        ("[::1]:7711", ("::1", 7711)),
+    ],
+)
+def test_where_clients_come_directly_is_read(listen: object, expected: tuple[str, int]) -> None:
+    direct = DirectConfigV1Alpha1.model_validate({"listen": listen})
+    assert parse_listen(direct.listen) == expected
+
+
+@pytest.mark.parametrize(
+    "direct",
+    [
+        {},
+        {"listen": ""},
+        {"listen": "board"},
+        {"listen": "board:99999"},
+        {"listen": True},
+        {"listen": "auto", "advertise": ["a b"]},
+        {"listen": "auto", "advertise": ["http://board"]},
+        {"listen": "auto", "adverts": []},
+    ],
+)
+def test_a_malformed_direct_way_is_refused(direct: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        DirectConfigV1Alpha1.model_validate(direct)

@@ -15,7 +15,7 @@ import pytest
 from jumpstarter.common.utils import serve
 from jumpstarter.driver import Driver, export, exportstream
 from jumpstarter.driver.decorators import MARKER_DRIVERCALL, MARKER_STREAMCALL, MARKER_STREAMING_DRIVERCALL
-from jumpstarter.driver.methods import MethodNotExported, find_method
+from jumpstarter.driver.methods import MethodNotExported, find_method, is_harmless
 
 
 class Hand(Driver):
@@ -169,6 +169,36 @@ def test_looking_for_a_property_does_not_run_it() -> None:
     with pytest.raises(MethodNotExported):
         find_method(driver, "touchy", MARKER_DRIVERCALL)
     assert not driver.touched
+
+
+class Watched(Hand):
+    @export(watch=True)
+    def reading(self) -> int:
+        return 1
+
+    @export
+    def setting(self) -> None:
+        """Changes something."""
+
+    @exportstream(watch=True)
+    @asynccontextmanager
+    async def video(self) -> AsyncGenerator[None, None]:
+        yield
+
+
+class Careless(Watched):
+    @export
+    def reading(self) -> int:
+        return 2
+
+
+def test_only_what_is_marked_so_is_for_watchers() -> None:
+    assert is_harmless(Watched(), "reading", MARKER_DRIVERCALL)
+    assert is_harmless(Watched(), "video", MARKER_STREAMCALL)
+    for name, marker in (("setting", MARKER_DRIVERCALL), ("reading", MARKER_STREAMCALL), ("close", MARKER_DRIVERCALL)):
+        assert not is_harmless(Watched(), name, marker)
+    assert not is_harmless(Watched(), "nonesuch", MARKER_DRIVERCALL)
+    assert not is_harmless(Careless(), "reading", MARKER_DRIVERCALL)
 
 
 def test_a_method_that_is_replaced_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
