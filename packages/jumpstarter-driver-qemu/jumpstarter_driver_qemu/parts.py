@@ -53,13 +53,13 @@ class QemuPower(PowerInterface, Driver):
             self.logger.warning("already powered off, ignoring request")
         await _in_thread(self.parent.power_off)
 
-    @export
+    @export(watch=True)
     async def read(self) -> AsyncGenerator[PowerReading, None]:
         """Not to be had from a virtual machine."""
         raise NotImplementedError("a virtual machine has no voltage or current to measure")
         yield
 
-    @export
+    @export(watch=True)
     async def status(self) -> str:
         """Return `on` or `off`."""
         return "on" if self.parent.is_on() else "off"
@@ -239,7 +239,7 @@ class QemuForward(NetworkInterface, Driver):
         async with await anyio.connect_tcp(self._host(), self.port) as stream:
             yield stream
 
-    @export
+    @export(watch=True)
     async def address(self) -> str:
         """Return `tcp://IP:port` on the exporter.
 

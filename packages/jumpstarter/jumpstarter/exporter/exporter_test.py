@@ -543,6 +543,51 @@ async def test_a_status_that_could_not_be_reported_is_repeated(lab: Any):
     assert lab.faults.calls["ReportStatus"] == 5  # the last one says that it goes
 
 
+# -- between leases ----------------------------------------------------------------------------------
+
+
+async def test_at_a_controller_that_does_not_know_of_draining_the_drivers_are_taken_out_of_the_list(
+    lab: Any, tenant: Tenant
+):
+    async with serving(lab) as exporter:
+        await tenant.lease()
+        async with tenant.session() as session:
+            assert await session.echo(1) == 1
+            exporter.drain("maintenance")
+            assert await session.echo(2) == 2
+            assert lab.controller.unregistered == []
+            await tenant.give_back()
+            await until(lab, lambda: lab.controller.unregistered == [BOARD])
+        assert exporter.draining
+        registered = lab.faults.calls["Register"]
+        exporter.resume()
+        await until(lab, lambda: lab.faults.calls["Register"] == registered + 1)
+        await tenant.lease("lease-2")
+        async with tenant.session("lease-2") as session:
+            assert await session.echo(3) == 3
+
+
+async def test_an_errand_is_done_between_leases(lab: Any, tenant: Tenant):
+    done: list[str] = []
+    async with serving(lab) as exporter:
+        await tenant.lease()
+        async with tenant.session() as session:
+            assert await session.echo(1) == 1
+
+            async def errand() -> None:
+                done.append(exporter.lease_name)
+                await exporter.try_drivers(Lamp)
+
+            exporter.when_free(errand)
+            assert await session.echo(2) == 2
+            assert done == []
+            await tenant.give_back()
+        with anyio.fail_after(LIMIT):
+            while not done:  # noqa: ASYNC110 (the controller is told nothing)
+                await anyio.sleep(0.01)
+        assert done == [""]
+
+
 # -- losses ------------------------------------------------------------------------------------------
 
 
