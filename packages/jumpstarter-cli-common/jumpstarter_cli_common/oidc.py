@@ -127,7 +127,7 @@ class Config:
         except TimeoutError:
             raise click.ClickException(f"Timed out while connecting to the login provider at {url}") from None
         except aiohttp.ClientConnectorCertificateError as error:
-            raise click.ClickException(f"TLS certificate validation failed for {url}: {error}") from error
+            raise click.ClickException(certificate_text(url, error)) from error
         except aiohttp.ClientError as error:
             raise click.ClickException(f"The login provider at {url} can't be used: {error}") from error
         except ValueError as error:
@@ -150,10 +150,9 @@ class Config:
         return session
 
     async def _fetch(self, **kwargs: Any) -> dict[str, Any]:
+        """Ask for a token; authlib adds the client ID to the form, and providers refuse one that is there twice."""
         configuration = await self.configuration()
-        return await _in_thread(
-            lambda: dict(self.client().fetch_token(configuration["token_endpoint"], timeout=REQUEST_TIMEOUT, **kwargs))
-        )
+        return await _in_thread(lambda: _fetch_token(self.client(), configuration["token_endpoint"], **kwargs))
 
     async def token_exchange_grant(self, token: str, **kwargs: Any) -> dict[str, Any]:
         """Exchange an ID token for an access token; `kwargs` are further form fields."""
@@ -163,7 +162,6 @@ class Config:
             subject_token_type=_ID_TOKEN,
             subject_token=token,
             scope=" ".join(self._scopes()),
-            client_id=self.client_id,
             **{name: value for name, value in kwargs.items() if value is not None},
         )
 
@@ -174,12 +172,11 @@ class Config:
             username=username,
             password=password,
             scope=" ".join(self._scopes()),
-            client_id=self.client_id,
         )
 
     async def refresh_token_grant(self, refresh_token: str) -> dict[str, Any]:
         """Exchange a refresh token for an access token, and maybe a new refresh token."""
-        return await self._fetch(grant_type="refresh_token", refresh_token=refresh_token, client_id=self.client_id)
+        return await self._fetch(grant_type="refresh_token", refresh_token=refresh_token)
 
     async def authorization_code_grant(
         self, callback_port: int | None = None, prompt: str | None = None
@@ -226,16 +223,14 @@ class Config:
                 raise click.ClickException(f"Nobody logged in within {CALLBACK_TIMEOUT / 60:.0f} minutes") from None
         finally:
             await runner.cleanup()
-        # authlib compares the state that comes back with the one that was sent.
+        _check_answer(answers[0], state)
         return await _in_thread(
-            lambda: dict(
-                session.fetch_token(
-                    configuration["token_endpoint"],
-                    authorization_response=answers[0],
-                    state=state,
-                    code_verifier=verifier,
-                    timeout=REQUEST_TIMEOUT,
-                )
+            lambda: _fetch_token(
+                session,
+                configuration["token_endpoint"],
+                authorization_response=answers[0],
+                state=state,
+                code_verifier=verifier,
             )
         )
 
@@ -293,6 +288,37 @@ class Config:
             raise click.ClickException(f"Timed out while connecting to the login provider at {url}") from None
         except (aiohttp.ClientError, ValueError) as error:
             raise click.ClickException(f"The login provider at {url} can't be used: {error}") from error
+
+
+def _fetch_token(session: Any, endpoint: str, **kwargs: Any) -> dict[str, Any]:
+    # What the session verifies by is said with the request too, or requests would let the environment decide.
+    return dict(session.fetch_token(endpoint, timeout=REQUEST_TIMEOUT, verify=session.verify, **kwargs))
+
+
+def _check_answer(url: str, state: str) -> None:
+    """Look at the address by which a browser came back.
+
+    Raises:
+        click.ClickException: it belongs to another login, or the provider or the person has refused.
+    """
+    from urllib.parse import parse_qs, urlsplit
+
+    answer = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+    if answer.get("state") != state:
+        raise click.ClickException("Login failed: the browser came back from another login; start this one again")
+    if error := answer.get("error"):
+        raise click.ClickException(f"Login failed: {answer.get('error_description') or error}")
+    if "code" not in answer:
+        raise click.ClickException("Login failed: the login provider sent the browser back without a code")
+
+
+def certificate_text(url: str, error: Any) -> str:
+    """Return what is wrong with the certificate of a server, and what can be done."""
+    cause = getattr(error, "certificate_error", error)
+    return (
+        f"TLS certificate validation failed for {url}: {getattr(cause, 'verify_message', '') or cause}. Set "
+        "SSL_CERT_FILE to the file of its certificate authority. Use --insecure-tls if that is really acceptable."
+    )
 
 
 async def _in_thread(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -114,7 +114,11 @@ class Provider:
 
     def post(self, handler: BaseHTTPRequestHandler) -> None:
         text = handler.rfile.read(int(handler.headers["Content-Length"])).decode()
-        form = {key: values[0] for key, values in parse_qs(text).items()}
+        fields = parse_qs(text)
+        if any(len(values) > 1 for values in fields.values()):
+            self.reply(handler, 400, {"error": "invalid_request", "error_description": f"repeated fields: {text}"})
+            return
+        form = {key: values[0] for key, values in fields.items()}
         if handler.path == "/device":
             uri = f"{self.issuer}/enter"
             device = {"device_code": "dc", "user_code": "AB-CD", "verification_uri": uri, "interval": 0}

@@ -6,7 +6,7 @@ import base64
 import binascii
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -19,13 +19,17 @@ from jumpstarter.config.tls import TLSConfigV1Alpha1
 from jumpstarter.config.user import UserConfigV1Alpha1
 from jumpstarter_cli_common.config import opt_config
 from jumpstarter_cli_common.exceptions import handle_exceptions
-from jumpstarter_cli_common.oidc import Config, _get_ssl_context, decode_jwt_issuer, opt_oidc, should_use_device_flow
+from jumpstarter_cli_common.oidc import (
+    Config,
+    _get_ssl_context,
+    certificate_text,
+    decode_jwt_issuer,
+    opt_oidc,
+    should_use_device_flow,
+)
 from jumpstarter_cli_common.opt import confirm_insecure_tls, opt_insecure_tls, opt_nointeractive
 
 from .prompts import ask, split_allow
-
-if TYPE_CHECKING:
-    pass
 
 DISCOVERY_PATH = "/v1/auth/config"
 DISCOVERY_TIMEOUT = 30.0
@@ -122,9 +126,7 @@ async def fetch_auth_config(login_endpoint: str, insecure_tls: bool = False) -> 
     except TimeoutError:
         raise click.ClickException(f"Timed out while connecting to {url}") from None
     except aiohttp.ClientConnectorCertificateError as error:
-        raise click.ClickException(
-            f"TLS certificate validation failed for {url}: {error}. Use --insecure-tls if that is really acceptable."
-        ) from error
+        raise click.ClickException(certificate_text(url, error)) from error
     except aiohttp.ClientError as error:
         raise click.ClickException(f"The login endpoint {url} can't be used: {error}") from error
     except ValueError as error:
