@@ -38,9 +38,12 @@ def controller() -> None:
 @opt_data
 @click.option("--listen", metavar="HOST:PORT", help="Address to listen on  [default: 127.0.0.1:8082]")
 @click.option("--endpoint", metavar="HOST:PORT", help="What peers are told to dial  [default: the address]")
-@click.option("--router-listen", metavar="HOST:PORT", help="A port of its own for the router.")
+@click.option(
+    "--router-listen", metavar="HOST:PORT", help="Address of the router, or `shared`  [default: the next port]"
+)
 @click.option("--router-endpoint", metavar="HOST:PORT", help="What peers are told to dial for streams.")
 @click.option("--web-listen", metavar="HOST:PORT", help="Address of REST, login and dashboard; empty for none.")
+@click.option("--web-endpoint", metavar="URL", help="What people are told to open  [default: the address]")
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Address of the metrics, in plain text; empty for none.")
 @click.option("--tls-cert", type=_FILE, help="Own certificate chain, PEM.")
 @click.option("--tls-key", type=_FILE, help="Its private key, PEM.")
@@ -187,6 +190,7 @@ def _folder(config: ControllerConfig) -> Path:
 
 
 def _server(config: ControllerConfig) -> LabServer:
+    from .config_file import router_address
     from .router.pool import StaticRouter
     from .server import Endpoints, LabServer, OwnCertificate
 
@@ -197,7 +201,7 @@ def _server(config: ControllerConfig) -> LabServer:
         endpoints=Endpoints(
             listen=config.listen,
             endpoint=config.endpoint,
-            router_listen=config.router.listen,
+            router_listen=router_address(config.listen, config.router.listen),
             router_endpoint=config.router.endpoint,
             web_listen=config.web.listen,
             web_endpoint=config.web.endpoint,

@@ -21,10 +21,10 @@ kind: ControllerConfig
 # What peers are told to dial, when it isn't the address: behind another name, a port forwarding, a load balancer.
 # endpoint: lab.example.com:8082
 
-# The router is on the same port, unless it is given one of its own.
+# The router has the next port, for streams that outlive a minute without network; `listen: shared` puts it on the same.
 # router:
 #   listen: 0.0.0.0:8083
-#   endpoint: router.example.com:8083
+#   endpoint: lab.example.com:8083
 
 # REST, log-in page and dashboard, over TLS; an empty address for none. The endpoint is the URL that people are told.
 # web:

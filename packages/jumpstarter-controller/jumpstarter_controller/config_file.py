@@ -42,13 +42,23 @@ class OwnTLS(Section):
     """What peers have to trust; without it the roots of their systems."""
 
 
+SHARED = "shared"
+
+
+def _router_listen(value: str) -> str:
+    return value if value == SHARED else _address(value)
+
+
 class RouterPort(Section):
     """The router inside the controller."""
 
-    listen: Address = ""
-    """A port of its own, `host:port`; empty for that of the controller."""
+    listen: Annotated[str, AfterValidator(_router_listen)] = ""
+    """A port of its own, `host:port`; empty for the port after that of the controller, `shared` for the same one.
+
+    On a port of their own streams outlive a longer loss of the network.
+    """
     endpoint: Address = ""
-    """What peers dial; empty for the controller's endpoint."""
+    """What peers dial; empty for the host of the controller's endpoint and the port."""
 
 
 class OtherRouter(Section):
@@ -93,6 +103,20 @@ class ControllerConfig(Settings):
     def settings(self) -> Settings:
         """Return the part that is about the lab."""
         return Settings.model_validate({name: getattr(self, name) for name in Settings.model_fields})
+
+
+def router_address(listen: str, router: str) -> str:
+    """Return the address of the router for the keys `listen` and `router.listen`; empty for no port of its own.
+
+    Raises:
+        ConfigurationError: `listen` is not of the form host:port.
+    """
+    if router:
+        return "" if router == SHARED else router
+    from .listening import join_address, split_address
+
+    host, port = split_address(listen, "the address to listen on")
+    return join_address(host, port + 1 if port else 0)
 
 
 def default_folder() -> Path:

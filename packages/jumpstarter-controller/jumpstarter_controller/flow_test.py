@@ -23,8 +23,6 @@ from .scripted import lease_key
 from .server import Endpoints
 from .testing import Login, RunningLab, running_lab
 
-pytestmark = pytest.mark.usefixtures("one_loop")
-
 PATIENCE = 60
 
 

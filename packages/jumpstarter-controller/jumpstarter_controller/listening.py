@@ -14,6 +14,9 @@ from jumpstarter.common.exceptions import ConfigurationError
 
 from .router.options import SERVER_OPTIONS
 
+LASTING = {"ping_every": 20.0, "answer_within": 90.0}
+"""For `Keepalive` of a port that only streams pass: they outlive a minute without network."""
+
 MOST_METADATA = 32 << 10
 """Bytes of the metadata of a call; tokens of login providers can be long."""
 

@@ -15,6 +15,7 @@ from jumpstarter.common.exceptions import JumpstarterException
 from . import systemd
 from .config_file import read_config
 from .first_start import admin_name, has_admin, make_admin
+from .server import avoid_pauses
 
 if TYPE_CHECKING:
     from jumpstarter.config.admin import AdminConfigV1Alpha1
@@ -56,6 +57,7 @@ async def run_until_stopped(server: LabServer, config_path: Path | None) -> None
                 with whole:
                     async with server:
                         started = True
+                        avoid_pauses()
                         click.echo(await _greeting(server))
                         systemd.notify("READY=1", f"STATUS=Serving the lab at {server.endpoint}")
                         tasks.start_soon(systemd.keep_alive)

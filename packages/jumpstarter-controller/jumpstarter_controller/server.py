@@ -25,7 +25,7 @@ from .identity.certificates import Files, Issued, ServerCertificates
 from .identity.keys import Keys
 from .identity.streams import StreamTokens
 from .lab import Lab
-from .listening import Keepalive, bind, join_address, open_listener, split_address
+from .listening import LASTING, Keepalive, bind, join_address, open_listener, split_address
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -183,9 +183,8 @@ class LabServer:
         self.store = self._given_store or self._sqlite()
         async with self.store, AsyncExitStack() as stack:
             self.keys = await Keys.load(self.store, self.clock)
-            server, router = self._server(), self._server()
-            if not self._endpoints.router_listen:
-                router = server
+            server = self._server(self._keepalive)
+            router = self._server(Keepalive(**LASTING)) if self._endpoints.router_listen else server
             # Listened on before the records are read: peers of a server that starts again wait, and aren't refused.
             await self._listen(server, router)
             stack.callback(self._close_listeners)
@@ -213,8 +212,9 @@ class LabServer:
 
         return SQLiteStore(self.folder / STORE_FILE, clock=self.clock)
 
-    def _server(self) -> grpc.aio.Server:
-        return grpc.aio.server(options=self._keepalive.options())
+    @staticmethod
+    def _server(keepalive: Keepalive) -> grpc.aio.Server:
+        return grpc.aio.server(options=keepalive.options())
 
     # -- where it is reached ---------------------------------------------------------------------
 
@@ -231,7 +231,7 @@ class LabServer:
         self.router_endpoint = where.router_endpoint or self.endpoint
         if where.router_listen:
             port = bind(router, where.router_listen, self.certificates.grpc_credentials())
-            self.router_endpoint = where.router_endpoint or _told(where.router_listen, port)
+            self.router_endpoint = where.router_endpoint or self._router_told(port)
         if where.web_listen:
             self._web_listener = open_listener(where.web_listen)
             port = self._web_listener.getsockname()[1]
@@ -244,6 +244,13 @@ class LabServer:
         for listener in (self._web_listener, self._metrics_listener):
             if listener is not None:
                 listener.close()
+
+    def _router_told(self, port: int) -> str:
+        """Return what peers dial for streams: the host of the endpoint, if the services have the same address."""
+        where = self._endpoints
+        if where.endpoint and split_address(where.router_listen)[0] == split_address(where.listen)[0]:
+            return join_address(split_address(where.endpoint, "endpoint")[0], port)
+        return _told(where.router_listen, port)
 
     async def _certificate_source(self) -> Files | Issued:
         own = self._own_certificate

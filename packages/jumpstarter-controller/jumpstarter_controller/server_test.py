@@ -28,8 +28,6 @@ from .server import Endpoints, LabServer, OwnCertificate
 from .store.base import StoreError
 from .testing import running_lab
 
-pytestmark = pytest.mark.usefixtures("one_loop")
-
 
 async def health(channel: grpc.aio.Channel, service: str = "") -> int:
     answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))

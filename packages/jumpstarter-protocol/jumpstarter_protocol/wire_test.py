@@ -34,7 +34,7 @@ UnregisterResponse:
 ListenRequest: 1 lease_name string
 ListenResponse: 1 router_endpoint string; 2 router_token string
 StatusRequest:
-StatusResponse: 1 leased bool; 2 lease_name opt string; 3 client_name opt string
+StatusResponse: 1 leased bool; 2 lease_name opt string; 3 client_name opt string; 4 context map<string,string>
 DialRequest: 1 lease_name string
 DialResponse: 1 router_endpoint string; 2 router_token string
 AuditStreamRequest: 1 exporter_uuid string; 2 driver_instance_uuid string; 3 severity string; 4 message string
@@ -86,7 +86,7 @@ Lease: 1 name string; 2 selector string; 3 duration Duration; 4 effective_durati
 5 begin_time opt Timestamp; 6 effective_begin_time opt Timestamp; 7 end_time opt Timestamp; \
 8 effective_end_time opt Timestamp; 9 client opt string; 10 exporter opt string; 11 conditions repeated Condition; \
 12 exporter_name opt string; 13 tags map<string,string>; 14 allow_disabled bool; \
-16 deprecated_labels map<string,string>
+15 context map<string,string>; 16 deprecated_labels map<string,string>
 GetExporterRequest: 1 name string; 2 show_hidden_labels bool
 ListExportersRequest: 1 parent string; 2 page_size int32; 3 page_token string; 4 filter string; \
 5 show_hidden_labels bool
@@ -326,6 +326,7 @@ Lease.conditions OUTPUT_ONLY
 Lease.exporter_name IMMUTABLE
 Lease.tags IMMUTABLE
 Lease.allow_disabled IMMUTABLE
+Lease.context IMMUTABLE
 Lease.deprecated_labels OUTPUT_ONLY
 GetExporterRequest.name REQUIRED
 ListExportersRequest.parent REQUIRED
@@ -388,6 +389,7 @@ BYTES: list[tuple[Any, str]] = [
     (jumpstarter_pb2.ListenResponse(router_endpoint="r:1", router_token="t"), "0a03 723a31 1201 74"),
     (jumpstarter_pb2.DialResponse(router_endpoint="r:1", router_token="t"), "0a03 723a31 1201 74"),
     (jumpstarter_pb2.StatusResponse(leased=True, lease_name="l", client_name="c"), "0801 1201 6c 1a01 63"),
+    (jumpstarter_pb2.StatusResponse(context={"a": "b"}), "2206 0a0161 120162"),
     (jumpstarter_pb2.StatusResponse(leased=False, lease_name=""), "1200"),
     (
         jumpstarter_pb2.ReportStatusRequest(

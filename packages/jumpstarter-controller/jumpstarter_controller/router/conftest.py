@@ -79,15 +79,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
-@pytest.fixture(scope="session")
-async def one_loop() -> AsyncIterator[None]:
-    """Have all tests after this one use the same event loop.
-
-    grpc.aio hands the end of a cancelled call to whichever loop runs next, which fails when the call's own is closed.
-    """
-    yield  # noqa: PT022 (the loop is kept as long as this fixture is)
-
-
 @pytest.fixture
 def tokens() -> StreamTokens:
     """Issues tokens that the routers of the tests accept."""

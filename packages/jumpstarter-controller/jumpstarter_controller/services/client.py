@@ -105,6 +105,7 @@ class ClientService:
                 begin_time=convert.moment_of(wanted, "begin_time"),
                 end_time=convert.moment_of(wanted, "end_time"),
                 tags=dict(wanted.tags),
+                context=dict(wanted.context),
                 allow_disabled=wanted.allow_disabled,
             ),
         )

@@ -158,6 +158,17 @@ async def test_C05_hidden_and_deprecated_labels_are_shown_on_demand(tmp_path: Pa
             assert dict((await leases(alice)).leases[0].deprecated_labels) == {"old": "use new"}
 
 
+async def test_C07_context_is_kept_and_told_and_too_much_of_it_refused(lab: RunningLab, alice: Stubs) -> None:
+    await lab.exporter("board")
+    await lease_of(alice, "told", context={"build": "1234"})
+    assert dict((await get(alice, "told")).context) == {"build": "1234"}
+    assert dict((await leases(alice)).leases[0].context) == {"build": "1234"}
+    await update(alice, "told", context={"build": "5678"}, duration=duration_pb2.Duration(seconds=60))
+    assert dict((await get(alice, "told")).context) == {"build": "1234"}
+    for context in ({f"key{number}": "x" for number in range(9)}, {"x" * 33: "y"}, {"x": "y" * 65}):
+        assert (await refusal(lease_of(alice, context=context)))[0] == "INVALID_ARGUMENT", context
+
+
 async def test_C08_lease_has_the_name_that_was_asked_for_once(lab: RunningLab, alice: Stubs) -> None:
     await lab.exporter("board")
     assert await lease_of(alice, "mine") == "mine"

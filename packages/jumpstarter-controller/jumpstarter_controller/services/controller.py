@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,17 +41,18 @@ class _StatusStream:
     told: tuple[str, str] | None = None
     """Lease and client; two empty texts for none."""
 
-    async def tell(self, lease: str, client: str) -> None:
+    async def tell(self, lease: str, client: str, context: Mapping[str, str]) -> None:
         if self.told == (lease, client):
             return
         if lease and self.told is not None and self.told[0] not in ("", lease):
             # Exporters of 0.9 begin a lease only after they were without.
-            await self.tell("", "")
+            await self.tell("", "", {})
         # Noted first: a message that fails is the last one of its stream.
         self.told = lease, client
         message = jumpstarter_pb2.StatusResponse(leased=bool(lease))
         if lease:
             message.lease_name, message.client_name = lease, client
+            message.context.update(context)
         await self.call.write(message)
 
 
@@ -94,12 +96,12 @@ class StatusStreams:
         return self._streams.get(key, set())
 
 
-def _leased(lab: Lab, key: Key) -> tuple[str, str]:
+def _leased(lab: Lab, key: Key) -> tuple[str, str, Mapping[str, str]]:
     exporter = lab.account(key)
     if not isinstance(exporter, Exporter):
         raise Said(Code.UNKNOWN, "EXPORTER_NOT_FOUND", f'exporters.jumpstarter.dev "{key.name}" not found')
     lease = lab.active_lease(Key(Kind.LEASE, key.namespace, exporter.lease)) if exporter.lease else None
-    return (lease.meta.name, lease.client) if lease is not None else ("", "")
+    return (lease.meta.name, lease.client, lease.context) if lease is not None else ("", "", {})
 
 
 @dataclass

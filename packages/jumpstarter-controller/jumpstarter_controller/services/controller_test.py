@@ -101,6 +101,19 @@ async def test_lease_is_announced_with_its_client_and_its_end(lab: RunningLab, a
         assert not (await status.next()).leased
 
 
+async def test_R09_exporter_is_told_the_context_of_its_lease_and_none_without(
+    lab: RunningLab, alice: Stubs, bob: Stubs
+) -> None:
+    async with scripted_exporter(lab) as (_, status):
+        first = await lease_of(alice, context={"build": "1234"})
+        assert dict((await status.next()).context) == {"build": "1234"}
+        await lease_of(bob)
+        await delete(alice, first)
+        assert dict((await status.next()).context) == {}
+        following = await status.next()
+        assert (following.leased, dict(following.context)) == (True, {})
+
+
 async def test_between_two_leases_the_stream_says_that_there_is_none(lab: RunningLab, alice: Stubs, bob: Stubs) -> None:
     """A queued lease follows at once, but 0.9 exporters have to see the gap."""
     async with scripted_exporter(lab) as (_, status):

@@ -225,6 +225,7 @@ class Messages:
             client=f"{parent}/clients/{lease.client}",
             conditions=conditions(lease.conditions),
             tags=dict(lease.tags),
+            context=dict(lease.context),
             allow_disabled=lease.allow_disabled,
             deprecated_labels=self._deprecations([*selector.labels, *(item.key for item in selector.requirements)]),
         )
