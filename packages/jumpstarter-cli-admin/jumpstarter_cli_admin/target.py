@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from jumpstarter.common.env import JMP_ADMIN, JMP_ADMIN_CONFIG
 from jumpstarter_cli_common.exceptions import ClickExceptionRed
 
 if TYPE_CHECKING:
@@ -116,14 +117,14 @@ def opt_config(function: Any) -> Any:
             "--admin-config",
             "admin_config",
             type=click.Path(dir_okay=False, path_type=Path),
-            envvar="JMP_ADMIN_CONFIG",
+            envvar=JMP_ADMIN_CONFIG,
             metavar="FILE",
             help="Path of an admin config file.",
         ),
         click.option(
             "--admin",
             "admin_alias",
-            envvar="JMP_ADMIN",
+            envvar=JMP_ADMIN,
             metavar="ALIAS",
             shell_complete=complete_admins,
             help="Alias of an admin config  [default: the current one]",

@@ -148,6 +148,11 @@ def test_the_example_shows_every_key(tmp_path: Path) -> None:
                 assert said[field.alias or name].keys() == keys(part)
 
 
+def test_the_reference_shows_the_example() -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "controller-config.md"
+    assert f"```yaml\n{EXAMPLE}```" in page.read_text()
+
+
 # --- the service manager ---------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,18 @@ JMP_CLIENT_CONFIG = "JMP_CLIENT_CONFIG"
 JMP_CLIENT = "JMP_CLIENT"
 """Alias of the client config to use."""
 
+JMP_ADMIN = "JMP_ADMIN"
+"""Alias of the admin config to use."""
+
+JMP_ADMIN_CONFIG = "JMP_ADMIN_CONFIG"
+"""Path of the admin config file to use."""
+
+JMP_CONTROLLER_CONFIG = "JMP_CONTROLLER_CONFIG"
+"""Path of the config of the controller that is run."""
+
+JMP_CONTROLLER_DATA = "JMP_CONTROLLER_DATA"
+"""Folder of the lab that is served."""
+
 JMP_NAMESPACE = "JMP_NAMESPACE"
 """Namespace of the client or exporter."""
 

@@ -1,9 +1,13 @@
 """Names of the environment variables that Jumpstarter reads or sets."""
 
 from jumpstarter.common.env import (
+    JMP_ADMIN,
+    JMP_ADMIN_CONFIG,
     JMP_CLIENT,
     JMP_CLIENT_CONFIG,
     JMP_CLIENT_CONFIG_HOME,
+    JMP_CONTROLLER_CONFIG,
+    JMP_CONTROLLER_DATA,
     JMP_DIAL_TIMEOUT,
     JMP_DIRECT,
     JMP_DISABLE_COMPRESSION,
@@ -27,9 +31,13 @@ from jumpstarter.common.env import (
 )
 
 __all__ = [
+    "JMP_ADMIN",
+    "JMP_ADMIN_CONFIG",
     "JMP_CLIENT",
     "JMP_CLIENT_CONFIG",
     "JMP_CLIENT_CONFIG_HOME",
+    "JMP_CONTROLLER_CONFIG",
+    "JMP_CONTROLLER_DATA",
     "JMP_DIAL_TIMEOUT",
     "JMP_DIRECT",
     "JMP_DISABLE_COMPRESSION",
