@@ -6,7 +6,7 @@ What tests replace is looked up in `jumpstarter_cli.shell`, which is where they 
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ END_SESSION_TIMEOUT = 10.0
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at whether waiting makes sense."""
 LAST_LOOKS = 3
-"""Looks after the end of the lease during which the exporter's last status may come."""
+"""Looks in a row without hope after which it makes none."""
 
 
 async def _run_shell_with_lease_async(
@@ -107,7 +107,7 @@ async def _wait_until_ready(client: Any, monitor: Any, lease: Any) -> None:
         monitor.wait_for_any_of(
             [ExporterStatus.LEASE_READY, ExporterStatus.BEFORE_LEASE_HOOK_FAILED], timeout=HOOK_TIMEOUT
         ),
-        lease,
+        lambda: _has_ended(lease),
     )
     message = str(monitor.status_message or "")
     if reached == ExporterStatus.BEFORE_LEASE_HOOK_FAILED:
@@ -148,7 +148,8 @@ async def _end_session(client: Any, monitor: Any, lease: Any) -> None:
         monitor.wait_for_any_of(
             [ExporterStatus.AVAILABLE, ExporterStatus.AFTER_LEASE_HOOK_FAILED], timeout=HOOK_TIMEOUT
         ),
-        lease,
+        # One that serves clients again has started anew and knows nothing of the end of the session.
+        lambda: _has_ended(lease) or monitor.current_status == ExporterStatus.LEASE_READY,
     )
     message = str(monitor.status_message or "")
     if message.startswith(HOOK_WARNING_PREFIX):
@@ -157,11 +158,17 @@ async def _end_session(client: Any, monitor: Any, lease: Any) -> None:
         shell.warn(f"the hook after the lease failed: {message}")
 
 
-async def _cancel_if_connection_lost(monitor: Any, coro: Coroutine[Any, Any, T], lease: Any = None) -> T | None:
+def _has_ended(lease: Any) -> bool:
+    """Whether the lease has ended, so that nobody is let through to the exporter any more."""
+    return getattr(lease, "lease_ended", False) is True
+
+
+async def _cancel_if_connection_lost(
+    monitor: Any, coro: Coroutine[Any, Any, T], hopeless: Callable[[], bool] = lambda: False
+) -> T | None:
     """Return the result of `coro`, or None as soon as the connection to the exporter is lost.
 
-    Also None when the lease has ended and the exporter's last status doesn't come: nobody is let through to it any
-    more.
+    Also None when there is no hope at several looks in a row: the exporter's last status may be on its way.
     """
     result: list[T] = []
 
@@ -169,11 +176,11 @@ async def _cancel_if_connection_lost(monitor: Any, coro: Coroutine[Any, Any, T],
         result.append(await coro)
         tasks.cancel_scope.cancel()
 
-    ended = 0
+    looks = 0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        while not monitor.connection_lost and ended < LAST_LOOKS:
+        while not monitor.connection_lost and looks < LAST_LOOKS:
             await anyio.sleep(LOOK_INTERVAL)
-            ended += getattr(lease, "lease_ended", False) is True
+            looks = looks + 1 if hopeless() else 0
         tasks.cancel_scope.cancel()
     return result[0] if result else None
