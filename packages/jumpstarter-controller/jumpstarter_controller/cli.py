@@ -120,12 +120,8 @@ def reset_admin(config_path: Path | None, data: Path | None, name: str | None, a
     from .first_start import admin_name, make_admin
 
     config = _config(config_path, data)
-    if not (_folder(config)).is_dir():
-        raise ClickExceptionRed(
-            f"there is no lab in {_folder(config)}",
-            reason="file-not-found",
-            hint="Say where it is with --data, or start one with: jmp controller run",
-        )
+    if not _folder(config).is_dir():
+        raise _no_lab(config)
     quiet = {
         "web": config.web.model_copy(update={"listen": ""}),
         "metrics": config.metrics.model_copy(update={"listen": ""}),
@@ -138,6 +134,67 @@ def reset_admin(config_path: Path | None, data: Path | None, name: str | None, a
     _check(config, serves=False)
     saved = _run(reset)
     click.echo(f"Admin '{saved.metadata.name}' has a new token, in {saved.path}")
+
+
+@controller.command("backup", short_help="Copy the store of a lab, also while it runs.")
+@opt_config
+@opt_data
+@click.argument("file", type=_FILE)
+@handle_exceptions
+def backup_store(config_path: Path | None, data: Path | None, file: Path) -> None:
+    """Copy the store of a lab to FILE, as it is at one moment, and read the copy back whole.
+
+    The lab may run meanwhile. The copy holds its keys: keep it as you keep them.
+    """
+    from .startup import told_to_users
+    from .store.sqlite_backup import backup
+
+    with told_to_users():
+        backup(_store_file(_config(config_path, data)), file)
+    click.echo(f"{file} is a whole copy of the store")
+
+
+@controller.command("restore", short_help="Put a copy in the place of the store of a stopped lab.")
+@opt_config
+@opt_data
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@handle_exceptions
+def restore_store(config_path: Path | None, data: Path | None, file: Path) -> None:
+    """Put FILE, which `jmp controller backup` or the lab itself made, in the place of the store of a lab.
+
+    The server must not run meanwhile. What is there is moved aside, not deleted. Leases that were begun since FILE was
+    made are forgotten; exporters and clients come back by themselves.
+    """
+    from .startup import told_to_users
+    from .store.sqlite_backup import restore
+
+    with told_to_users():
+        aside = restore(file, _store_file(_config(config_path, data), made=False))
+    for path in aside:
+        click.echo(f"The former file is {path}")
+    click.echo(f"The store is that of {file} now; start the lab with: jmp controller run")
+
+
+def _store_file(config: ControllerConfig, *, made: bool = True) -> Path:
+    """Return where the store is.
+
+    Args:
+        made: whether there has to be one.
+    """
+    from .server import STORE_FILE
+
+    file = _folder(config) / STORE_FILE
+    if made and not file.exists():
+        raise _no_lab(config)
+    return file
+
+
+def _no_lab(config: ControllerConfig) -> ClickExceptionRed:
+    return ClickExceptionRed(
+        f"there is no lab in {_folder(config)}",
+        reason="file-not-found",
+        hint="Say where it is with --data, or start one with: jmp controller run",
+    )
 
 
 def _check(config: ControllerConfig, *, serves: bool = True, uses_folder: bool = True) -> None:

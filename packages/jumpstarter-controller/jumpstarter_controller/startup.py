@@ -40,11 +40,12 @@ def check(config: ControllerConfig, folder: Path | None, *, serves: bool = True)
 
 def _addresses(config: ControllerConfig) -> dict[str, str]:
     """Return what is listened on, by the key that says so."""
+    from .config_file import router_address
     from .listening import split_address
 
     given = {
         "listen": config.listen,
-        "router.listen": config.router.listen,
+        "router.listen": router_address(config.listen, config.router.listen),
         "web.listen": config.web.listen,
         "metrics.listen": config.metrics.listen,
     }
