@@ -121,12 +121,12 @@ def _switch(target: Target, kind: Kind, names: tuple[str, ...], output: OutputTy
         show(VIEWS[kind], accounts, output, single=len(accounts) == 1)
 
 
-@click.group("enable", cls=AliasedGroup)
+@click.group("enable", cls=AliasedGroup, short_help="Undo what disable did.")
 def enable() -> None:
     """Undo what `disable` did."""
 
 
-@click.group("disable", cls=AliasedGroup)
+@click.group("disable", cls=AliasedGroup, short_help="Refuse an account, or leases of an exporter.")
 def disable() -> None:
     """Refuse all calls of an account; give no new leases of an exporter."""
 

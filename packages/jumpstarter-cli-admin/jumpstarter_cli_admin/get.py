@@ -25,7 +25,7 @@ opt_selector = click.option(
 )
 
 
-@click.group("get", cls=AliasedGroup)
+@click.group("get", cls=AliasedGroup, short_help="List accounts, policies, leases and routers.")
 def get() -> None:
     """List accounts, access policies, leases and routers."""
 

@@ -94,8 +94,10 @@ def test_what_admins_do_is_recorded_and_found(lab: ThreadedLab, run: Run) -> Non
     assert entry["actor"] == {"kind": "admin", "name": "root"}
     assert entry["peer"] == "127.0.0.1"
     table = done(run("audit"))
-    assert table.split()[:7] == ["TIME", "ACTOR", "ACTION", "CLIENT", "EXPORTER", "OTHER", "LEASE"]
+    assert table.split()[:5] == ["TIME", "ACTOR", "ACTION", "CLIENT", "OTHER"]
     assert "router:east" in table
+    whole = ["TIME", "ACTOR", "ACTION", "CLIENT", "EXPORTER", "OTHER", "LEASE", "PEER", "ID", "DETAILS"]
+    assert done(run("audit", "-o", "wide")).split()[:10] == whole
 
 
 def test_entries_are_chosen_by_time(lab: ThreadedLab, run: Run) -> None:

@@ -31,6 +31,8 @@ class View:
     """Titles; the argument asks for all there are."""
     rows: Callable[[Any, bool], Sequence[Row]]
     """Rows of one record."""
+    optional: frozenset[str] = frozenset()
+    """Titles of columns that are left out where nothing is in them, unless all there is was asked for."""
 
 
 @dataclass
@@ -44,16 +46,34 @@ class Shown:
     namespaces: bool = False
     """Show the namespace of each."""
 
+    compact: bool = False
+    """Leave out optional columns without content."""
+
+    def _empty(self, wide: bool) -> frozenset[int]:
+        """Return the numbers of the columns that are left out."""
+        if wide or not self.compact or not self.view.optional:
+            return frozenset()
+        rows = [row for record in self.records for row in self.view.rows(record, wide)]
+        return frozenset(
+            number
+            for number, title in enumerate(self.view.columns(wide))
+            if title in self.view.optional and not any(row[number] for row in rows)
+        )
+
     def rich_add_columns(self, table: Any, wide: bool = False) -> None:
         """Add the columns."""
-        for title in (*(("NAMESPACE",) if self.namespaces else ()), *self.view.columns(wide)):
+        empty = self._empty(wide)
+        titles = [title for number, title in enumerate(self.view.columns(wide)) if number not in empty]
+        for title in (*(("NAMESPACE",) if self.namespaces else ()), *titles):
             table.add_column(title)
 
     def rich_add_rows(self, table: Any, wide: bool = False) -> None:
         """Add the rows."""
+        empty = self._empty(wide)
         for record in self.records:
             for row in self.view.rows(record, wide):
-                table.add_row(*((record.namespace,) if self.namespaces else ()), *row)
+                cells = [cell for number, cell in enumerate(row) if number not in empty]
+                table.add_row(*((record.namespace,) if self.namespaces else ()), *cells)
 
     def rich_add_names(self, names: list[str]) -> None:
         """Append the names, qualified by the kind."""
@@ -83,7 +103,11 @@ def show(
     namespaces: bool = False,
 ) -> None:
     """Print records; `namespace` is named when there are none."""
-    model_print(Shown(view, records, single, namespaces), output, namespace=None if single or namespaces else namespace)
+    model_print(
+        Shown(view, records, single, namespaces, compact=True),
+        output,
+        namespace=None if single or namespaces else namespace,
+    )
 
 
 # -- cells ---------------------------------------------------------------------------------------
@@ -291,12 +315,18 @@ def _lease_columns(wide: bool) -> Sequence[str]:
     return (*shared, *(more if wide else ()))
 
 
+def _clock(moment: datetime | None) -> str:
+    from jumpstarter.client.wording import clock_time
+
+    return clock_time(moment.astimezone()) if moment is not None else ""
+
+
 def _lease_rows(lease: LeaseState, wide: bool) -> Sequence[Row]:
     more = (
         lease.queue_text(),
         str(lease.priority or ""),
         lease.policy,
-        local(lease.idle_until),
+        _clock(lease.idle_until),
         pairs(lease.shares),
         lease.reason,
     )
@@ -309,8 +339,8 @@ def _lease_rows(lease: LeaseState, wide: bool) -> Sequence[Row]:
             short(lease.duration),
             "Ended" if lease.ended else "InProgress",
             lease_reason(lease),
-            local(lease.effective_begin_time or lease.begin_time),
-            local(lease.effective_end_time or lease.until),
+            _clock(lease.effective_begin_time or lease.begin_time),
+            _clock(lease.effective_end_time or lease.until),
             *(more if wide else ()),
         )
     ]
@@ -353,6 +383,6 @@ def _audit_rows(entry: AuditEntry, wide: bool) -> Sequence[Row]:
     ]
 
 
-AUDIT = View("Audit", _audit_columns, _audit_rows)
+AUDIT = View("Audit", _audit_columns, _audit_rows, frozenset({"CLIENT", "EXPORTER", "OTHER", "LEASE"}))
 
 MACHINE = (OutputMode.JSON, OutputMode.YAML)
