@@ -15,6 +15,7 @@ from devtasks.bench import task_bench
 from devtasks.checks import task_lint, task_types
 from devtasks.demo import task_demo
 from devtasks.documentation import task_docs
+from devtasks.faults import task_faults
 from devtasks.suite import task_test
 from devtasks.workspace import lock, setup
 
@@ -45,6 +46,7 @@ TASKS: dict[str, Callable[[list[str]], None]] = {
     "types": task_types,
     "docs": task_docs,
     "bench": task_bench,
+    "faults": task_faults,
     "setup": task_setup,
     "lock": task_lock,
     "clean": task_clean,

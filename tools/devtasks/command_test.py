@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from devtasks import demo, suite
+from devtasks import demo, faults, suite
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -26,7 +26,7 @@ def test_alone_it_lists_what_it_can_do():
     finished = dev()
 
     assert finished.returncode == 0
-    for task in ("demo", "test", "lint", "types", "docs", "bench", "setup", "lock", "clean"):
+    for task in ("demo", "test", "lint", "types", "docs", "bench", "faults", "setup", "lock", "clean"):
         assert f"\n  {task} " in finished.stdout
 
 
@@ -52,9 +52,10 @@ def commands(monkeypatch):
     """What the task would run, without running it."""
     seen: list[list[str]] = []
     monkeypatch.delenv("JMP_REQUIRE_REAL", raising=False)
-    for module in (suite, demo):
+    for module in (suite, demo, faults):
         monkeypatch.setattr(module, "setup", lambda: None)
         monkeypatch.setattr(module, "run", lambda command, **_: seen.append([str(part) for part in command]))
+    for module in (suite, demo):
         monkeypatch.setattr(module.debian, "provide_packages", lambda missing, purpose, required=False: None)
     return seen
 
@@ -79,6 +80,19 @@ def test_all_tests_run_where_real_components_are_required(commands, monkeypatch)
     suite.task_test([])
 
     assert commands[0][1:] == ["-m", "pytest"]
+
+
+def test_faults_are_thrown_with_a_seed_that_is_told(commands, capsys):
+    faults.task_faults(["--rounds", "3", "--seed", "7", "-x"])
+
+    assert commands[0][1:] == ["-m", "pytest", str(ROOT / "faults"), "-k", "random", "-x"]
+    assert "./dev faults --rounds 3 --seed 7" in capsys.readouterr().out
+
+
+def test_the_whole_table_of_faults_runs_on_request(commands):
+    faults.task_faults(["--table"])
+
+    assert commands[0][1:] == ["-m", "pytest", str(ROOT / "faults")]
 
 
 def test_the_demo_hands_the_scenario_its_folder_and_its_options(commands, monkeypatch, tmp_path):
