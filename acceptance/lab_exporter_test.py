@@ -79,7 +79,7 @@ async def leased(login: Login, name: str | None = None) -> AsyncIterator[Any]:
     async with BlockingPortal() as portal:
         config = login.client_config()
         board = None if name else "board"
-        async with config.lease_async(None, board, name, timedelta(minutes=10), portal) as lease:
+        async with config.lease_async(None, board, name, timedelta(hours=2), portal) as lease:
             with ExitStack() as stack:
                 async with lease.connect_async(stack) as client:
                     yield lease, client
