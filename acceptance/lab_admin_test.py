@@ -28,7 +28,12 @@ from .programs import JMP, LIMIT, J, Outcome, Program
 Run = Callable[..., Outcome]
 Start = Callable[..., Program]
 
-LOCAL = ("--listen", "127.0.0.1:0", "--web-listen", "", "--metrics-listen", "")
+LOCAL = (
+    *("--listen", "127.0.0.1:0"),
+    *("--router-listen", "127.0.0.1:0"),
+    *("--web-listen", ""),
+    *("--metrics-listen", ""),
+)
 
 
 class Lab:

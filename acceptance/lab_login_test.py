@@ -84,6 +84,7 @@ class LoginLab(Lab):
         self.provider = provider
         settings = {
             "listen": "127.0.0.1:0",
+            "router": {"listen": "127.0.0.1:0"},
             "web": {"listen": "127.0.0.1:0"},
             "metrics": {"listen": ""},
             "provisioning": True,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import pytest
 
-from .logs import SourcePrefixFormatter
+from .logs import SourcePrefixFormatter, set_format, setup_logging
 
 
 @pytest.fixture
@@ -42,3 +44,23 @@ def test_the_traceback_is_shown_at_log_level_debug(record: logging.LogRecord, ro
     text = SourcePrefixFormatter().format(record)
     assert "Traceback (most recent call last)" in text
     assert text.endswith("RuntimeError: the relay is stuck")
+
+
+def test_lines_can_be_objects(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    setup_logging("INFO")
+    set_format("json")
+    try:
+        raise ValueError("odd")
+    except ValueError:
+        logging.getLogger("some.part").exception("it is %s", "\N{SNOWMAN}\n")
+    set_format("text")
+    logging.getLogger("some.part").info("plain")
+    first, second = capsys.readouterr().err.splitlines()
+    line = json.loads(first)
+    assert (line["level"], line["logger"], line["message"]) == ("error", "some.part", "it is \N{SNOWMAN}\n")
+    assert "ValueError: odd" in line["exception"]
+    assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
+    assert second == "[some.part] plain"

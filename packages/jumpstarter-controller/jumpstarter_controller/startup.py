@@ -43,6 +43,7 @@ def _addresses(config: ControllerConfig) -> dict[str, str]:
     from .config_file import router_address
     from .listening import split_address
 
+    split_address(config.listen, "listen")  # the router's port follows from it
     given = {
         "listen": config.listen,
         "router.listen": router_address(config.listen, config.router.listen),
