@@ -275,7 +275,12 @@ class LabServer:
         self.routers = RouterPool(self.keys.stream, self._static_routers)
         self.routers.add_built_in(self.relay, self.router_endpoint)
         self.switchboard = Switchboard(
-            self.lab, tokens, self.routers, built_in=self.router_endpoint, traffic=self.relay.traffic
+            self.lab,
+            tokens,
+            self.routers,
+            built_in=self.router_endpoint,
+            traffic=self.relay.traffic,
+            alone=self.relay.client_waits,
         )
         guard = Guard(self.authenticator)
         parts = Parts(

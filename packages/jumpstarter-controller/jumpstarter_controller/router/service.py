@@ -117,6 +117,11 @@ class Relay(grpc.GenericRpcHandler):
         """Return how many bytes the open streams of a lease have carried so far; it grows while the lease is used."""
         return sum(call.sent for call in self._by_lease.get(lease, ()))
 
+    def client_waits(self, stream: str) -> bool:
+        """Tell whether the client's end of a stream is there, and the exporter's has not come yet."""
+        call = self._waiting.get(stream)
+        return call is not None and call.claims.side == "client"
+
     # -- ending ------------------------------------------------------------------------------------
 
     def cut(self, streams: Iterable[str]) -> int:

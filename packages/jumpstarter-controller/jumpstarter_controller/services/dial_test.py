@@ -187,6 +187,32 @@ async def test_D06_every_dialled_token_reaches_one_live_stream_while_the_exporte
         assert sorted(got) == sorted(dialled)
 
 
+async def test_D06_token_that_was_lost_with_its_listener_is_sent_again_while_the_client_waits(
+    lab: RunningLab, alice: Stubs
+) -> None:
+    async with scripted_exporter(lab) as (exporter, status):
+        name = await leased(alice, exporter, status)
+        # Both were sent to a listener that is gone before it does anything; only one client still waits.
+        lost = exporter.listen(name)
+        given_up, waiting = await dial(alice, name), await dial(alice, name)
+        await lost.next()
+        await lost.next()
+        lost.cancel()
+        await eventually(lambda: not lab.server.switchboard.queues.listening(lease_key(name)))
+        credentials = grpc.ssl_channel_credentials(lab.ca.encode())
+        async with grpc.aio.secure_channel(waiting.router_endpoint, credentials) as channel:
+            metadata = (("authorization", f"Bearer {waiting.router_token}"),)
+            call = router_pb2_grpc.RouterServiceStub(channel).Stream(metadata=metadata)
+            stream = claims(waiting.router_token)["sub"]
+            await eventually(lambda: lab.server.relay.client_waits(stream))
+            listener = exporter.listen(name)
+            assert claims((await listener.next()).router_token)["sub"] == stream
+            assert await listener.silent()
+            listener.cancel()
+            call.cancel()
+        assert given_up.router_token != waiting.router_token
+
+
 async def test_D08_dials_that_are_refused(lab: RunningLab, alice: Stubs, bob: Stubs) -> None:
     async with scripted_exporter(lab) as (exporter, status):
         name = await leased(alice, exporter, status)

@@ -44,7 +44,18 @@ USE_INTERVAL = 5.0
 MOST_UNUSED = 4096
 """Stream tokens per lease that are remembered, for taking them back."""
 
+MOST_UNMET = 16
+"""Offers per lease that are given again to a new listener, when nobody came for them after they were sent."""
+
 Offer = jumpstarter_pb2.ListenResponse
+
+
+@dataclass(frozen=True)
+class _Offered:
+    """An offer on its way to an exporter."""
+
+    stream: str
+    message: Offer
 
 
 class StreamTokens(Protocol):
@@ -91,6 +102,8 @@ class _Grants:
     """Some streams pass another router than the built-in one."""
     carried: int = 0
     """Bytes when it was looked last."""
+    sent: deque[_Offered] = field(default_factory=lambda: deque(maxlen=MOST_UNMET))
+    """The last offers that were sent to the exporter."""
 
 
 def lease_claim(key: Key) -> str:
@@ -104,6 +117,7 @@ class Switchboard:
     Args:
         built_in: endpoint of the built-in router.
         traffic: tells how many bytes the streams of a lease, by its claim, have carried through the built-in router.
+        alone: tells whether a client waits at the built-in router for the exporter to come to a stream.
         ready_patience: seconds for which a dial waits until the exporter is ready.
         listener_patience: seconds for which a dial waits for the exporter's listener.
     """
@@ -116,14 +130,16 @@ class Switchboard:
         *,
         built_in: str = "",
         traffic: Callable[[str], int] = lambda claim: 0,
+        alone: Callable[[str], bool] = lambda stream: False,
         ready_patience: float = READY_PATIENCE,
         listener_patience: float = LISTENER_PATIENCE,
     ) -> None:
-        self.queues = Queues[Offer]()
+        self.queues = Queues[_Offered]()
         self._lab = lab
         self._tokens = tokens
         self._routers = routers
         self._traffic = traffic
+        self._alone = alone
         self._built_in = built_in
         self.ready_patience = ready_patience
         self.listener_patience = listener_patience
@@ -165,12 +181,27 @@ class Switchboard:
         with anyio.CancelScope() as scope:
             own[lease.key] = scope
             try:
-                await self.queues.listen(lease.key, write)
+                await self._send_again(lease.key, write)
+                await self.queues.listen(lease.key, partial(self._send, lease.key, write))
             finally:
                 if own.get(lease.key) is scope:
                     del own[lease.key]
                 if not own and self._listening.get(exporter) is own:
                     del self._listening[exporter]
+
+    async def _send_again(self, key: Key, write: Callable[[Offer], Awaitable[None]]) -> None:
+        """Repeat what was sent to a listener that was gone by then, as far as the clients still wait for it."""
+        grants = self._grants.get(key)
+        for offered in list(grants.sent) if grants is not None else ():
+            if self._alone(offered.stream):
+                logger.info("lease %s: the exporter did not come to a stream, and is told of it again", key)
+                await write(offered.message)
+
+    async def _send(self, key: Key, write: Callable[[Offer], Awaitable[None]], offered: _Offered) -> None:
+        await write(offered.message)
+        grants = self._grants.get(key)
+        if grants is not None:
+            grants.sent.append(offered)
 
     # -- clients ---------------------------------------------------------------------------------
 
@@ -197,10 +228,11 @@ class Switchboard:
         self._note(key, _Grant(stream, client.name, role, self._lab.clock.monotonic() + TOKEN_LIFE))
         self._grants[key].elsewhere |= endpoint != self._built_in
         await self._lab.used(_SERVER, key, in_use=True)
-        await self._offer(key, Offer(router_endpoint=endpoint, router_token=sign(side="exporter")))
+        message = Offer(router_endpoint=endpoint, router_token=sign(side="exporter"))
+        await self._offer(key, _Offered(stream, message))
         return jumpstarter_pb2.DialResponse(router_endpoint=endpoint, router_token=sign(side="client"))
 
-    async def _offer(self, key: Key, offer: Offer) -> None:
+    async def _offer(self, key: Key, offer: _Offered) -> None:
         try:
             await self.queues.offer(key, offer, self.listener_patience)
         except NoListener:
