@@ -212,6 +212,8 @@ def test_a_token_of_the_provider_is_looked_at_and_refreshed(lab: LoginLab) -> No
     assert refreshed["token"] != former["token"]
     assert refreshed["refresh_token"] != former["refresh_token"]
     lab.use_board()
+    # One of the lab would outlive the account at the provider.
+    assert "log in again: jmp login" in lab.failure("auth", "rotate")
     # A second login takes the refresh token, and asks for nothing.
     lab.jmp("login", "--client", "alice", "--nointeractive", **trusted)
     assert lab.config("clients", "alice")["token"] != refreshed["token"]

@@ -154,6 +154,14 @@ class ClientService:
     # -- tokens ----------------------------------------------------------------------------------
 
     async def RotateToken(self, call: Call, request: Any) -> Any:
+        known = self.lab.account(call.caller)
+        if known is not None and known.username and not known.credential.jti:
+            # A token of the lab would outlive what the provider says of the user.
+            raise Said(
+                Code.FAILED_PRECONDITION,
+                "TOKEN_OF_PROVIDER",
+                f"client {call.caller.name} logs in at a provider, which renews its tokens; log in again: jmp login",
+            )
         token, account = await issue_token(self.lab, self.tokens, call.actor, call.caller)
         response = client_pb2.RotateTokenResponse(token=token)
         assert account.credential.expires is not None
