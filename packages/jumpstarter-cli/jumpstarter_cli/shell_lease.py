@@ -115,15 +115,16 @@ async def _with_retries(
     """Lease and run; when the exporter of a new lease can't be reached, release it and lease again for a while."""
     deadline: float | None = None
     while True:
-        limit = 0.0
+        limit, begun = 0.0, None
         try:
             async with config.lease_async(*wanted, portal, acquisition_timeout, retry_timeout=retry_timeout) as lease:
-                limit = lease.retry_timeout
+                limit, begun = lease.retry_timeout, time.monotonic()
                 return await _with_one_lease(lease, config, wanted[0], exporter_logs, command, child)
         except (ExporterUnreachableError, BaseExceptionGroup) as error:
             unreachable = find_exception_in_group(error, ExporterUnreachableError)
             if unreachable is None:
                 raise _first_leaf(error) from error
+            _check_not_over(begun, wanted)
             deadline = deadline if deadline is not None else time.monotonic() + limit
             if time.monotonic() + RETRY_PAUSE >= deadline:
                 if limit > 0:
@@ -131,6 +132,16 @@ async def _with_retries(
                 raise unreachable from None
             shell.click.echo(f"{unreachable}; trying another lease.", err=True)
         await anyio.sleep(RETRY_PAUSE)
+
+
+def _check_not_over(begun: float | None, wanted: tuple[str | None, str | None, str | None, timedelta]) -> None:
+    """Raise LeaseError when a lease of our own ended before it could be used; another one would end as this did."""
+    *_, lease_name, duration = wanted
+    if begun is not None and not lease_name and time.monotonic() - begun >= duration.total_seconds():
+        raise LeaseError(
+            f"the lease was over after {duration.total_seconds():g}s, before its exporter was ready: a hook may take "
+            "longer; ask for more time with --duration"
+        )
 
 
 def _first_leaf(error: BaseException) -> BaseException:
