@@ -135,6 +135,7 @@ class Lab:
         export: Mapping[str, Any],
         *,
         labels: Mapping[str, str] | None = None,
+        ready: bool = True,
         **config: Any,
     ) -> Generator[Exporter, None, None]:
         """Make an exporter and run it with a release; it can be leased when the body begins.
@@ -144,6 +145,7 @@ class Lab:
             name: of the exporter.
             export: its drivers.
             labels: what it is chosen by; it always has `name`.
+            ready: whether it reports statuses, as it does since 0.8.
             config: further members of its config.
         """
         home = self.folder / f"exporter-{name}"
@@ -154,7 +156,10 @@ class Lab:
         exporter = Exporter(self, name, path, release)
         exporter.start()
         try:
-            exporter.until("AVAILABLE")
+            if ready:
+                exporter.until("AVAILABLE")
+            else:
+                exporter.until_free()
             yield exporter
         finally:
             exporter.stop()
@@ -224,9 +229,9 @@ class Exporter:
         wait = self.process.until if statuses != ("OFFLINE",) else _until_of(self.process)
         wait(reached, what, patience)
 
-    def restarts_seen(self) -> str:
-        """Return all it has written, for failures."""
-        return str(self.process)
+    def until_free(self) -> None:
+        """Wait until it can be leased, whether it reports statuses or not."""
+        self.until("AVAILABLE", "UNSPECIFIED", free=True)
 
 
 def _until_of(process: Process) -> Any:

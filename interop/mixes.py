@@ -50,6 +50,10 @@ class Mix:
         """The arguments that ask for the exporter."""
         return ("--selector", f"name={self.exporter.name}", "--duration", "5m")
 
+    def waiting(self) -> int:
+        """Return how many wait for the exporter."""
+        return int(self.exporter.state.state.waiting)
+
 
 def power(release: Path) -> tuple[Any, ...]:
     """Return the arguments of `jmp shell` of a release that show that a lease can be used."""

@@ -14,20 +14,37 @@ PEER = ROOT / ".venv-peer"
 INSTALL_TIMEOUT = 300
 
 
-def install() -> Path:
-    """Return the bin folder of the peer's environment, making it when it is not there or outdated."""
-    stamp = PEER / ".jumpstarter-stamp"
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
+OLDER = """\
+jumpstarter=={version}
+jumpstarter-cli=={version}
+jumpstarter-driver-composite=={version}
+jumpstarter-driver-power=={version}
+"""
+"""What is installed of older releases: enough for leases."""
+
+
+def install(version: str = "") -> Path:
+    """Return the bin folder of the environment of a published release, making it when it is not there or outdated.
+
+    Args:
+        version: an older release; empty for the one that we are compared with.
+    """
+    folder = ROOT / f".venv-peer-{version}" if version else PEER
+    requirements = OLDER.format(version=version) if version else REQUIREMENTS.read_text()
+    stamp = folder / ".jumpstarter-stamp"
+    wanted = hashlib.sha256(requirements.encode() + sys.version.encode()).hexdigest()
     if not (stamp.exists() and stamp.read_text() == wanted):
-        shutil.rmtree(PEER, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", PEER], check=True, timeout=INSTALL_TIMEOUT)
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=INSTALL_TIMEOUT)
         subprocess.run(
-            [*_uv(), "pip", "install", "-q", "--python", PEER / "bin" / "python", "-r", REQUIREMENTS],
+            [*_uv(), "pip", "install", "-q", "--python", folder / "bin" / "python", "-r", "-"],
+            input=requirements,
+            text=True,
             check=True,
             timeout=INSTALL_TIMEOUT,
         )
         stamp.write_text(wanted)
-    return PEER / "bin"
+    return folder / "bin"
 
 
 def _uv() -> list[str]:
