@@ -407,8 +407,9 @@ def _expired_token(error: BaseException) -> Any:
     if known is None:
         return None
     for leaf in leaf_exceptions(error, fix_tracebacks=False):
+        # Other things expire too, such as the certificate of a server, which no login makes good for.
         if isinstance(leaf, known.ConnectionError) and (
-            leaf.reason == "TOKEN_EXPIRED" if leaf.reason else "expired" in str(leaf)
+            leaf.reason == "TOKEN_EXPIRED" if leaf.reason else "token is expired" in str(leaf).lower()
         ):
             return leaf
     return None

@@ -206,6 +206,16 @@ async def test_coroutines_are_handled_as_well() -> None:
         await function()
 
 
+def test_an_expired_certificate_of_a_server_is_no_matter_of_a_login() -> None:
+    error = ConnectionError("can't reach the controller: Ssl handshake failed: certificate has expired")
+
+    def login(_: Any) -> None:
+        raise AssertionError("nobody has to log in")
+
+    with pytest.raises(click.ClickException, match="certificate has expired"):
+        handle_exceptions_with_reauthentication(login)(raising(error))()
+
+
 def test_an_expired_token_leads_to_a_login_and_a_request_to_repeat(capsys: pytest.CaptureFixture[str]) -> None:
     error = ConnectionError("token is expired")
     error.set_config("the config")
