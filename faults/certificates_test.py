@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import anyio
 import pytest
 from jumpstarter_controller.clock import SystemClock
 from jumpstarter_controller.identity.authority import BACKDATED, Authority
@@ -53,9 +54,9 @@ class Own:
 
 
 @pytest.fixture
-async def own(tmp_path: Path) -> Own:
+def own(tmp_path: Path) -> Own:
     made = Own(tmp_path / "tls")
-    await made.open()
+    anyio.run(made.open)
     return made
 
 

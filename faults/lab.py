@@ -192,7 +192,7 @@ class FaultLab:
         path = write(self.folder / "controller.yaml", config | self.settings)
         return self.start("controller", "controller", "run", "--config", path, **self.controller_env | env)
 
-    def start_router(self) -> Process:
+    def start_router(self, **env: str) -> Process:
         """Start the router and wait until it has joined."""
         config = self._account("router") | {
             "kind": "RouterConfig",
@@ -202,7 +202,7 @@ class FaultLab:
             "labels": {"site": "here"},
         }
         path = write(self.folder / "router.yaml", config)
-        self.router = self.start("router", "router", "run", "--config", path)
+        self.router = self.start("router", "router", "run", "--config", path, **env)
         self.router.wait_for("joined the controller")
         return self.router
 

@@ -48,12 +48,13 @@ class Bystander:
     """Carol, who has a byte stream open and must not notice what happens to others."""
 
     lab: FaultLab
+    minutes: int = 60
     shell: Process = field(init=False)
     worker: Worker = field(init=False)
     lease: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.shell, self.worker = self.lab.shell("carol", "-n", OTHER, "--duration", "1h")
+        self.shell, self.worker = self.lab.shell("carol", "-n", OTHER, "--duration", f"{self.minutes}m")
         assert self.worker.came(), self.shell.text
         for command in ("open", "stream", "echo"):
             self.worker.must(command)
