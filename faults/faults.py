@@ -127,7 +127,7 @@ class Injection:
         restarts: dict[str, Callable[[], object]] = {
             "controller": lab.start_controller,
             "router": lab.start_router,
-            "supervisor": lambda: lab.start_exporter(BOARD),
+            "supervisor": lambda: lab.keep_exporter(BOARD),
         }
         if self._fault.victim in restarts:
             time.sleep(RESTART)

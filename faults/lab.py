@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import socket
+import threading
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -211,6 +213,21 @@ class FaultLab:
         self.exporters[name] = self.launch_exporter(name)
         self.exporters[name].wait_for("registered with the controller")
         return self.exporters[name]
+
+    def keep_exporter(self, name: str) -> None:
+        """Start an exporter again and again in the background, until it has registered, as a service manager does."""
+
+        def keep() -> None:
+            deadline = time.monotonic() + 2 * RECOVERY
+            while time.monotonic() < deadline:
+                process = self.exporters[name] = self.launch_exporter(name)
+                while process.running and time.monotonic() < deadline:
+                    if "registered with the controller" in process.text:
+                        return
+                    time.sleep(0.05)
+                time.sleep(0.5)
+
+        threading.Thread(target=keep, daemon=True).start()
 
     def launch_exporter(self, name: str) -> Process:
         """Start an exporter."""

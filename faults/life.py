@@ -172,6 +172,7 @@ class Life:
             PATIENCE,
             "bob waits",
         )
+        self.waiting.wait_for("in the queue")
 
     # -- to the end ------------------------------------------------------------------------------
 
