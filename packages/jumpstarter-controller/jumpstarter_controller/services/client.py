@@ -16,7 +16,7 @@ from ..lab import Lab, LeaseChange, LeaseRequest
 from ..model.records import Exporter, Key, Kind, Lease
 from . import convert, paging
 from .access import parse_key
-from .controller import StatusStreams
+from .controller import StatusStreams, wait_given_back
 from .errors import Said
 from .rpc import Call
 
@@ -148,6 +148,7 @@ class ClientService:
         if lease.ended and lease.release:
             raise Said(Code.FAILED_PRECONDITION, "LEASE_RELEASED", f"lease {call.named.name} has been released already")
         if not lease.ended:
+            await wait_given_back(self.lab, lease)
             await self.statuses.told_end(await self.lab.release_lease(call.actor, call.named))
         return Empty()
 

@@ -32,6 +32,32 @@ Exporters of 0.9 give a lease back one second after such a failure. When the cli
 another lease by then, they give back that one, and stay in the status of a failed hook.
 """
 
+GIVES_BACK = 2.0
+"""Seconds for which the end of a lease waits for its exporter, whose hook failed, to give it back by itself.
+
+Exporters of 0.9 do so after one second, and are available afterwards. When their lease is over before that they never
+say that they are available again.
+"""
+
+_FAILED = (ExporterStatus.BEFORE_LEASE_HOOK_FAILED, ExporterStatus.AFTER_LEASE_HOOK_FAILED)
+
+
+def _is_ours(exporter: Any) -> bool:
+    """Tell whether an exporter is of a release that says what it can do."""
+    return bool(exporter.meta.labels.get(convert.ROLES_LABEL) == "1")
+
+
+async def wait_given_back(lab: Lab, lease: Lease) -> None:
+    """Give the exporter of a lease that is to be released the time to give it back itself, if that matters to it."""
+    exporter = lab.account(Key(Kind.EXPORTER, lease.meta.namespace, lease.exporter)) if lease.exporter else None
+    if not isinstance(exporter, Exporter) or _is_ours(exporter) or exporter.status not in _FAILED:
+        return
+    with anyio.move_on_after(GIVES_BACK):
+        async with lab.follow(lease.key) as changes:
+            async for _ in changes:
+                if lab.active_lease(lease.key) is None:
+                    return
+
 
 @dataclass(eq=False)
 class _StatusStream:
@@ -154,7 +180,7 @@ class ControllerService:
         """Wait until a status can be taken note of; False when another one came meanwhile."""
         exporter, now = self.lab.account(key), self.lab.clock.monotonic()
         if status is ExporterStatus.BEFORE_LEASE_HOOK_FAILED:
-            if exporter is not None and exporter.meta.labels.get(convert.ROLES_LABEL) != "1":
+            if exporter is not None and not _is_ours(exporter):
                 self._failed[key] = now
             return True
         if key not in self._failed:

@@ -223,6 +223,7 @@ async def test_exporter_whose_hook_failed_gets_no_lease_while_it_may_give_back_t
     async with scripted_exporter(lab, roles=roles) as (exporter, status):
         first = await lease_of(alice)
         await status.next()
+        monkeypatch.setattr(controller, "GIVES_BACK", 0.0)
         await exporter.report(ExporterStatus.BEFORE_LEASE_HOOK_FAILED)
         await delete(alice, first)
         began = anyio.current_time()
@@ -231,6 +232,23 @@ async def test_exporter_whose_hook_failed_gets_no_lease_while_it_may_give_back_t
 
         assert (anyio.current_time() - began > 0.4) is not roles
         assert exporter.record.status is ExporterStatus.AVAILABLE
+
+
+@pytest.mark.parametrize(
+    "failed", [ExporterStatus.BEFORE_LEASE_HOOK_FAILED, ExporterStatus.AFTER_LEASE_HOOK_FAILED], ids=str
+)
+async def test_client_leaves_it_to_a_published_exporter_to_give_back_a_lease_whose_hook_failed(
+    lab: RunningLab, alice: Stubs, failed: ExporterStatus
+) -> None:
+    async with scripted_exporter(lab) as (exporter, status), anyio.create_task_group() as tasks:
+        name = await lease_of(alice)
+        await status.next()
+        await exporter.report(failed)
+        tasks.start_soon(delete, alice, name)
+        with anyio.move_on_after(0.3) as early:
+            await status.next()
+        assert early.cancelled_caught, "the lease has ended already"
+    assert lab.lab.active_lease(lease_key(name)) is None
 
 
 async def test_status_that_comes_while_an_older_one_is_held_back_is_the_last(
