@@ -79,7 +79,14 @@ def test_all_tests_run_where_real_components_are_required(commands, monkeypatch)
 
     suite.task_test([])
 
-    assert commands[0][1:] == ["-m", "pytest"]
+    assert "not slow and not interop" not in commands[0]
+
+
+def test_only_a_whole_run_is_shared_by_processes(commands):
+    suite.task_test([])
+    suite.task_test(["packages/jumpstarter"])
+
+    assert [command[3:5] == ["-n", "2"] for command in commands] == [True, False]
 
 
 def test_faults_are_thrown_with_a_seed_that_is_told(commands, capsys):

@@ -11,6 +11,9 @@ from .workspace import setup, tool
 
 EVERYDAY = "not slow and not interop"
 
+WORKERS = "2"
+"""Processes that share the tests, file by file."""
+
 
 def task_test(arguments: list[str]) -> None:
     """run the tests (--all: slow ones too; other arguments go to pytest)
@@ -32,4 +35,6 @@ def task_test(arguments: list[str]) -> None:
     selection = [] if options.all or required or "-m" in rest else ["-m", EVERYDAY]
     if selection:
         say("everyday tests; ./dev test --all runs the slow and the interop ones too")
-    run([tool("python"), "-m", "pytest", *selection, *rest])
+    # Much of the time is waiting. Whoever asks for certain tests sees them one after the other.
+    spread = [] if rest else ["-n", WORKERS, "--dist", "loadfile"]
+    run([tool("python"), "-m", "pytest", *spread, *selection, *rest])
