@@ -27,5 +27,5 @@ html_static_path: list[str] = []
 html_show_sphinx = False
 
 # Prompts and output are not copied along with a command.
-copybutton_prompt_text = r"\$ |>>> |=> "
+copybutton_prompt_text = r"(?:\w+@\w+(?::\d+)?(?: ⚡)?)?\$ |>>> |=> "
 copybutton_prompt_is_regexp = True

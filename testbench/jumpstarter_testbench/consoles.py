@@ -135,7 +135,7 @@ def _read_block(lines: Sequence[str], number: int, *, goes_on: bool) -> list[Typ
         elif _KEYS.fullmatch(line):
             finish()
             steps.append(Typed(steps[-1].terminal, line, at, keys=True))
-        else:
+        elif line.strip():
             shown.append(line)
     finish(last=True)
     return steps
