@@ -39,6 +39,9 @@ Exporters of 0.9 do so after one second, and are available afterwards. When thei
 say that they are available again.
 """
 
+GAVE_UP = "hook failure"
+"""What exporters of 0.9 say when they go offline because of a hook with `onFailure: exit`, and not to be restarted."""
+
 _FAILED = (ExporterStatus.BEFORE_LEASE_HOOK_FAILED, ExporterStatus.AFTER_LEASE_HOOK_FAILED)
 
 
@@ -161,8 +164,9 @@ class ControllerService:
         status = convert.status_of(request.status)
         if not await self._settled(call.caller, status):
             return jumpstarter_pb2.ReportStatusResponse()
+        release = request.release_lease or self._gave_up(call.caller, status, request.message)
         released = None
-        if request.release_lease:
+        if release:
             exporter = self.lab.account(call.caller)
             assert isinstance(exporter, Exporter)
             released = self.lab.active_lease(Key(Kind.LEASE, call.namespace, exporter.lease))
@@ -170,11 +174,21 @@ class ControllerService:
             call.actor,
             status,
             request.message[:LONGEST_TEXT],
-            release=request.release_lease,
+            release=release,
         )
         if released is not None:
             await self.statuses.told_end(released)
         return jumpstarter_pb2.ReportStatusResponse()
+
+    def _gave_up(self, key: Key, status: ExporterStatus, message: str) -> bool:
+        """Tell whether a published exporter ends because of a failed hook: it waits for the end of its lease then."""
+        exporter = self.lab.account(key)
+        return (
+            status is ExporterStatus.OFFLINE
+            and GAVE_UP in message
+            and isinstance(exporter, Exporter)
+            and not _is_ours(exporter)
+        )
 
     async def _settled(self, key: Key, status: ExporterStatus) -> bool:
         """Wait until a status can be taken note of; False when another one came meanwhile."""

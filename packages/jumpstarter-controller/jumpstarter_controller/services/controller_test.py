@@ -251,6 +251,24 @@ async def test_client_leaves_it_to_a_published_exporter_to_give_back_a_lease_who
     assert lab.lab.active_lease(lease_key(name)) is None
 
 
+@pytest.mark.parametrize(
+    ("message", "ends"),
+    [("Exporter shutting down due to beforeLease hook failure", True), ("Exporter shutting down", False)],
+)
+async def test_H03_lease_of_a_published_exporter_that_gives_up_ends_and_that_of_one_that_restarts_stays(
+    lab: RunningLab, alice: Stubs, message: str, ends: bool
+) -> None:
+    async with scripted_exporter(lab) as (exporter, status):
+        name = await lease_of(alice)
+        await status.next()
+        await exporter.report(ExporterStatus.BEFORE_LEASE_HOOK)
+
+        await exporter.report(ExporterStatus.OFFLINE, message)
+
+        assert (lab.lab.active_lease(lease_key(name)) is None) is ends
+        assert exporter.record.status is ExporterStatus.OFFLINE
+
+
 async def test_status_that_comes_while_an_older_one_is_held_back_is_the_last(
     lab: RunningLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
