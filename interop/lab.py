@@ -229,6 +229,11 @@ class Exporter:
         wait = self.process.until if statuses != ("OFFLINE",) else _until_of(self.process)
         wait(reached, what, patience)
 
+    @property
+    def log(self) -> str:
+        """What it has written to standard error, over all its starts."""
+        return self.config.with_suffix(".err").read_text(errors="replace")
+
     def until_free(self) -> None:
         """Wait until it can be leased, whether it reports statuses or not."""
         self.until("AVAILABLE", "UNSPECIFIED", free=True)
