@@ -129,7 +129,8 @@ class Config:
         except aiohttp.ClientConnectorCertificateError as error:
             raise click.ClickException(certificate_text(url, error)) from error
         except aiohttp.ClientError as error:
-            raise click.ClickException(f"The login provider at {url} can't be used: {error}") from error
+            text = f"The login provider at {url} can't be used: {connection_text(error)}"
+            raise click.ClickException(text) from error
         except ValueError as error:
             raise click.ClickException(f"Invalid JSON response received from {url}") from error
 
@@ -287,7 +288,8 @@ class Config:
         except TimeoutError:
             raise click.ClickException(f"Timed out while connecting to the login provider at {url}") from None
         except (aiohttp.ClientError, ValueError) as error:
-            raise click.ClickException(f"The login provider at {url} can't be used: {error}") from error
+            text = f"The login provider at {url} can't be used: {connection_text(error)}"
+            raise click.ClickException(text) from error
 
 
 def _fetch_token(session: Any, endpoint: str, **kwargs: Any) -> dict[str, Any]:
@@ -319,6 +321,14 @@ def certificate_text(url: str, error: Any) -> str:
         f"TLS certificate validation failed for {url}: {getattr(cause, 'verify_message', '') or cause}. Set "
         "SSL_CERT_FILE to the file of its certificate authority. Use --insecure-tls if that is really acceptable."
     )
+
+
+def connection_text(error: Any) -> str:
+    """Return why an HTTP request of aiohttp failed, in words of the system where it has some."""
+    cause = getattr(error, "os_error", None)
+    if cause is None:
+        return str(error)
+    return os.strerror(cause.errno) if (cause.errno or 0) > 0 else cause.strerror or str(cause)
 
 
 async def _in_thread(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from jumpstarter_cli_common.oidc import (
     Config,
     _get_ssl_context,
     certificate_text,
+    connection_text,
     decode_jwt_issuer,
     opt_oidc,
     should_use_device_flow,
@@ -128,7 +129,7 @@ async def fetch_auth_config(login_endpoint: str, insecure_tls: bool = False) -> 
     except aiohttp.ClientConnectorCertificateError as error:
         raise click.ClickException(certificate_text(url, error)) from error
     except aiohttp.ClientError as error:
-        raise click.ClickException(f"The login endpoint {url} can't be used: {error}") from error
+        raise click.ClickException(f"The login endpoint {url} can't be used: {connection_text(error)}") from error
     except ValueError as error:
         raise click.ClickException(f"Invalid JSON response received from {url}") from error
     return _validate_auth_config_payload(payload, url)

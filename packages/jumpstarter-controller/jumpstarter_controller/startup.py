@@ -34,8 +34,11 @@ def check(config: ControllerConfig, folder: Path | None, *, serves: bool = True)
     if serves:
         from .listening import open_listener
 
-        for address in addresses.values():
-            open_listener(address).close()
+        for key, address in addresses.items():
+            try:
+                open_listener(address).close()
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{key}: {error}") from None
 
 
 def _addresses(config: ControllerConfig) -> dict[str, str]:

@@ -40,7 +40,9 @@ def test_a_good_config_passes_and_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        assert "another program listens there already" in refused(tmp_path, metrics={"listen": address})
+        text = refused(tmp_path, metrics={"listen": address})
+    assert text.startswith(f"metrics.listen: can't listen on {address}")
+    assert "another program listens there already" in text
 
 
 def test_one_port_for_two_purposes_is_told_by_both_keys(tmp_path: Path) -> None:
