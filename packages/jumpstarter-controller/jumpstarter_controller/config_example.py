@@ -75,7 +75,7 @@ kind: ControllerConfig
 
 # leases:
 #   maxTags: 10
-#   offlineAfter: 5s  # an exporter whose connection is lost counts as offline after this
+#   offlineAfter: 4s  # an exporter whose connection is lost counts as offline after this
 #   pendingGrace: 30s  # a waiting lease is cancelled so long after its client has gone
 #   pendingLimit: 1h  # leases of older clients, which can't be watched, wait no longer; default: for ever
 #   keepEnded: 30d  # for how long ended leases can be looked up
