@@ -6,43 +6,61 @@ import os
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from .conftest import Shared
-from .faults import TABLE, Fault, Injection, drawn
+from .faults import TABLE, WHOLE_TABLE, Fault, Injection, drawn
 from .lab import RECOVERY
 from .life import BOARD, STEPS, Life
 from .report import Outcome
 
 Note = Callable[[Outcome], None]
 
-SEED = int(os.environ.get("JMP_FAULT_SEED") or random.randrange(1_000_000))
-ROUNDS = int(os.environ.get("JMP_FAULT_ROUNDS") or 0)
+
+def _seed() -> int:
+    if given := os.environ.get("JMP_FAULT_SEED"):
+        return int(given)
+    # Processes that share the tests of one run have to agree.
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    return int(run, 16) % 1_000_000 if run else random.randrange(1_000_000)
+
+
+SEED = _seed()
+ROUNDS = int(os.environ.get("JMP_FAULT_ROUNDS") or 2)
 
 PROMPT = 2.0
 """Seconds that a grant may take that needs nothing but a decision, on a machine that is busy with everything else."""
 
 EVERYDAY = [
     *(Fault("kill", victim, step) for victim in ("controller", "exporter") for step in STEPS),
-    *(Fault("kill", "client", step) for step in ("create", "wait", "before-hook", "call", "stream", "after-hook")),
-    *(Fault("kill", "supervisor", step) for step in ("before-hook", "call", "after-hook")),
+    *(Fault("kill", "client", step) for step in ("create", "wait", "before-hook", "stream", "after-hook")),
+    *(Fault("kill", "supervisor", step) for step in ("call", "after-hook")),
     *(Fault("kill", "router", step) for step in ("dial", "call", "stream")),
-    *(Fault("kill", "waiting", step) for step in ("wait", "release")),
-    *(
-        Fault("stop-3", victim, step)
-        for victim, step in zip(
-            ("controller", "exporter", "client", "router"), ("create", "call", "stream", "dial"), strict=True
-        )
-    ),
+    Fault("kill", "waiting", "release"),
+    Fault("stop-3", "controller", "create"),
+    Fault("stop-3", "exporter", "call"),
+    Fault("stop-3", "client", "stream"),
+    Fault("stop-3", "router", "dial"),
     Fault("stop-20", "controller", "release"),
     Fault("stop-20", "exporter", "stream"),
-    Fault("stop-20", "client", "call"),
     Fault("stop-ever", "exporter", "ready"),
-    Fault("stop-ever", "exporter", "after-hook"),
     Fault("stop-ever", "client", "stream"),
 ]
-"""What is run each time; all the others are left to the dice and to `./dev faults`."""
+"""What is run each time; all the others are left to the dice and to `./dev faults --table`."""
+
+GRANTED_TO_THE_DEAD = pytest.mark.xfail(
+    strict=True,
+    reason="a client that has died counts as waiting for the grace time, and has the board to the end of its lease "
+    "when it is granted meanwhile",
+)
+
+
+def marked(fault: Fault) -> Any:
+    """Return a fault with what is known of it."""
+    dies = fault.victim == "waiting" and fault.kind in ("kill", "stop-ever")
+    return pytest.param(fault, marks=GRANTED_TO_THE_DEAD if dies else (), id=str(fault))
 
 
 def put_through(shared: Shared, fault: Fault, note: Note) -> None:
@@ -57,6 +75,9 @@ def put_through(shared: Shared, fault: Fault, note: Note) -> None:
     outcome.noticed = injection.make_good()
     healed = time.monotonic()
     life.let_go()
+    if fault.victim != "client":
+        ends = fault.victim in ("exporter", "supervisor", "router") and fault.kind in ("kill", "stop-ever")
+        life.check_use(fault.step, broken=ends)
     code = None if injection.ends_client else life.finish()
     if injection.ends_client:
         assert life.shell.end() < 0
@@ -96,20 +117,13 @@ def release_if_held(life: Life) -> None:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("fault", EVERYDAY, ids=str)
+@pytest.mark.parametrize("fault", map(marked, TABLE if WHOLE_TABLE else EVERYDAY))
 def test_whatever_dies_no_board_is_stranded_and_no_lease_is_lost(fault: Fault, shared: Shared, note: Note) -> None:
     put_through(shared, fault, note)
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("fault", drawn(SEED, ROUNDS or 4), ids=str)
+@pytest.mark.parametrize("fault", drawn(SEED, ROUNDS), ids=str)
 def test_the_same_at_random_moments(fault: Fault, shared: Shared, note: Note) -> None:
     print(f"JMP_FAULT_SEED={SEED}")
-    put_through(shared, fault, note)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("fault", [fault for fault in TABLE if fault not in EVERYDAY], ids=str)
-def test_the_rest_of_the_table(fault: Fault, shared: Shared, note: Note) -> None:
     put_through(shared, fault, note)

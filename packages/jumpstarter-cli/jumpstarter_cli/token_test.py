@@ -93,7 +93,7 @@ async def test_a_token_of_another_login_is_taken_from_the_file() -> None:
     assert lease.channels == ["a channel"]
 
 
-@pytest.mark.parametrize("stored", [token(-5), "not-a-jwt"])
+@pytest.mark.parametrize("stored", [token(-5), "not-a-jwt"], ids=["expired", "no token"])
 async def test_a_useless_token_in_the_file_is_left_there(stored: str) -> None:
     config = saved(stored)
     config.token = before = token(-1)

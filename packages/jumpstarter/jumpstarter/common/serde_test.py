@@ -99,7 +99,7 @@ def test_zero_keeps_its_sign() -> None:
 @pytest.mark.parametrize(
     "value",
     [memoryview(b"x"), range(3), object(), print, b"\xff", "\ud800", 10**400, [object()], {"a": {"b": object()}}],
-    ids=repr,
+    ids=["memory", "range", "object", "function", "bytes", "surrogate", "huge", "in a list", "deep in mappings"],
 )
 def test_a_value_without_json_form_is_refused(value: Any) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 (the texts are those of several libraries)

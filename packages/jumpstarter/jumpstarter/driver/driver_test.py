@@ -85,7 +85,9 @@ def test_a_driver_without_a_client_class_cannot_be_made() -> None:
         Nameless()  # type: ignore[abstract]
 
 
-@pytest.mark.parametrize("thing", [len, staticmethod(len), classmethod(len), object(), "name"], ids=repr)
+@pytest.mark.parametrize(
+    "thing", [len, staticmethod(len), classmethod(len), object(), "name"], ids=lambda thing: type(thing).__name__
+)
 def test_only_functions_can_be_exported(thing: Any) -> None:
     with pytest.raises(ValueError, match="cannot export"):
         export(thing)

@@ -305,6 +305,7 @@ async def test_attributes_are_those_of_the_inner_stream() -> None:
         (ZlibCompressedStream, zlib.compressobj(wbits=31), zlib.decompressobj(wbits=47), gzip.compress(b"a" * 99) * 2),
         (CompressedStream, lzma.LZMACompressor(), lzma.LZMADecompressor(), lzma.compress(b"a" * 99) * 2),
     ],
+    ids=["gzip", "xz"],
 )
 async def test_streams_can_be_made_of_library_objects(
     kind: type[CompressedStream], compressor: object, decompressor: object, packed: bytes
