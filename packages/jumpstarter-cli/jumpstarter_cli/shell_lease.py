@@ -165,15 +165,18 @@ async def _with_one_lease(
     except BaseExceptionGroup as group:
         if find_exception_in_group(group, ExporterUnreachableError) is not None:
             raise
-        return _judge_failure(group, lease)
+        return _judge_failure(group, lease, command)
     if lease.release and lease.name and token_state.get("expired_unrecovered"):
         shell._warn_about_expired_token(lease.name, selector)
     return code
 
 
-def _judge_failure(group: BaseExceptionGroup[Any], lease: Any) -> int:
-    """Return 0 when the failure only shows that the lease has ended; raise what it means otherwise."""
+def _judge_failure(group: BaseExceptionGroup[Any], lease: Any, command: tuple[str, ...]) -> int:
+    """Return 0 when a shell was ended because its lease was; raise what the failure means otherwise."""
     if lease.lease_ended:
+        if command:
+            # Whoever asked for a command takes 0 for its success, and it may not even have begun.
+            raise LeaseError(f"lease {lease.name} ended before the command was through; ask for more with --duration")
         return 0
     leaves = leaf_exceptions(group)
     if any(isinstance(leaf, shell.click.ClickException | shell.click.exceptions.Exit) for leaf in leaves):

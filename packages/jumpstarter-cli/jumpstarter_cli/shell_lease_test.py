@@ -37,7 +37,7 @@ class Leases:
         return 0
 
 
-async def run(leases: Leases, lease_name: str | None = None) -> int:
+async def run(leases: Leases, lease_name: str | None = None, command: tuple[str, ...] = ()) -> int:
     async def monitor(*_: Any) -> None:
         await anyio.sleep_forever()
 
@@ -47,7 +47,7 @@ async def run(leases: Leases, lease_name: str | None = None) -> int:
         patch("jumpstarter_cli.shell._run_shell_with_lease_async", leases.session),
         anyio.fail_after(20),
     ):
-        return await shell._shell_with_signal_handling(leases, "a=b", None, lease_name, duration, False, (), None)
+        return await shell._shell_with_signal_handling(leases, "a=b", None, lease_name, duration, False, command, None)
 
 
 async def test_another_exporter_is_leased_when_one_is_unreachable() -> None:
@@ -69,3 +69,29 @@ async def test_H05_no_further_lease_is_made_when_one_was_over_before_it_could_be
 async def test_the_duration_says_nothing_about_a_lease_that_was_there_before() -> None:
     leases = Leases(unusable=1, lasting=0.3)
     assert await run(leases, "mine") == 0
+
+
+class Cut(Leases):
+    """A config whose lease ends under whatever is done in it."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 0)
+        self.lease = SimpleNamespace(retry_timeout=0, release=True, name="l1", lease_ended=False)
+
+    @asynccontextmanager
+    async def lease_async(self, *_: Any, **__: Any) -> Any:
+        yield self.lease
+
+    async def session(self, *_: Any) -> int:
+        self.lease.lease_ended = True
+        raise ConnectionResetError("the exporter closed the connection")
+
+
+async def test_a_shell_whose_lease_ends_is_no_failure() -> None:
+    assert await run(Cut()) == 0
+
+
+async def test_a_command_whose_lease_ends_is_not_taken_for_a_success() -> None:
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await run(Cut(), command=("true",))
+    assert "ended before the command was through" in str(find_exception_in_group(raised.value, LeaseError))
