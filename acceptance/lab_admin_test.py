@@ -301,7 +301,8 @@ def test_an_admin_who_lost_the_config_gets_a_new_one_from_the_stopped_server(lab
     lab.jmp("controller", "reset-admin")
     lab.serve("--listen", endpoint, *LOCAL[2:])
     config = lab.config("admins", "lab")
-    lab.jmp("admin", "config", "import", str(lab.folder / "admin.yaml"), "--alias", "again", "--endpoint", endpoint)
+    assert endpoint in lab.jmp("admin", "status")
+    lab.jmp("admin", "config", "import", str(lab.folder / "admin.yaml"), "--alias", "again")
     assert config["token"] == lab.config("admins", "again")["token"]
     assert endpoint in lab.jmp("admin", "status", "--admin", "again")
 

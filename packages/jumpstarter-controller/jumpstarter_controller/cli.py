@@ -117,12 +117,17 @@ def reset_admin(config_path: Path | None, data: Path | None, name: str | None, a
 
     The server must not run meanwhile. Whoever may write to its folder may do this.
     """
-    from .first_start import admin_name, make_admin
+    from .config_file import SHARED
+    from .first_start import admin_name, known_endpoint, make_admin
 
     config = _config(config_path, data)
     if not _folder(config).is_dir():
         raise _no_lab(config)
+    # Nobody is served meanwhile; the config says what admins dial when it runs.
     quiet = {
+        "endpoint": config.endpoint or known_endpoint(_folder(config)) or config.listen,
+        "listen": "127.0.0.1:0",
+        "router": config.router.model_copy(update={"listen": SHARED}),
         "web": config.web.model_copy(update={"listen": ""}),
         "metrics": config.metrics.model_copy(update={"listen": ""}),
     }

@@ -66,6 +66,16 @@ async def make_admin(server: LabServer, name: str, alias: str = "") -> AdminConf
     return config
 
 
+def known_endpoint(folder: Path) -> str:
+    """Return what peers of the lab in a folder dial, as the admin config there says; empty when there is none."""
+    from jumpstarter.common.exceptions import ConfigurationError
+
+    try:
+        return AdminConfigV1Alpha1.from_file(folder / FILE).endpoint
+    except ConfigurationError:
+        return ""
+
+
 def _free_alias(endpoint: str) -> str:
     """Return the alias for a lab: that of its present config, else the first that is free."""
     known = AdminConfigV1Alpha1.aliases()
