@@ -105,7 +105,7 @@ FAILED = pytest.StashKey[bool]()
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = yield
     if call.when == "call":
-        item.stash[FAILED] = bool(report.failed)
+        item.stash[FAILED] = not report.passed
     return report  # type: ignore[return-value]
 
 

@@ -38,7 +38,7 @@ CLIENTS = {"alice": {}, "bob": {}, "carol": {}, "dora": {"use": "idle"}, "prover
 """Clients and their labels; leases of dora end when they aren't used."""
 
 IDLE = timedelta(seconds=4)
-PENDING_GRACE = 3
+PENDING_GRACE = 8
 """Seconds after which a request is withdrawn whose client has gone."""
 
 RECOVERY = 30.0
@@ -240,6 +240,8 @@ class FaultLab:
             "kind": "ExporterConfig",
             "export": {"board": {"type": "board.Board", "config": {"folder": str(folder)}}},
             "hooks": hooks,
+            # Here it is killed again and again.
+            "failureDetection": {"maxRapidFailures": 1000},
         }
         return self.start(name, "run", "--exporter-config", write(self.folder / f"{name}.yaml", config))
 

@@ -159,8 +159,8 @@ class Life:
             f"{BOARD} is ready for {lease}",
         )
 
-    def _queue(self) -> None:
-        """Have bob wait for the board."""
+    def _queue(self, *, held: bool = True) -> None:
+        """Have bob wait for the board, which somebody has if it is `held`."""
         if self.wanted:
             return
         words = ("create", "lease", "-n", BOARD, "--duration", "10m", "--wait", "-o", "name")
@@ -172,7 +172,8 @@ class Life:
             PATIENCE,
             "bob waits",
         )
-        self.waiting.wait_for("in the queue")
+        if held:
+            self.waiting.wait_for("in the queue")
 
     # -- to the end ------------------------------------------------------------------------------
 
@@ -192,6 +193,26 @@ class Life:
         """Whether alice's shell has given up a lease whose exporter it couldn't reach, and waits for another one."""
         return GIVEN_UP in self.shell.text
 
+    def check_use(self, step: str, *, broken: bool) -> None:
+        """Check what came of the call or the stream that was open at a step.
+
+        Args:
+            step: at which the fault was.
+            broken: whether the fault ends it, which has to be told; otherwise it goes on as if nothing had been.
+
+        Raises:
+            AssertionError: it was otherwise.
+        """
+        if step not in ("call", "stream"):
+            return
+        answer = self.worker.answer() if step == "call" else self.worker.do("echo")
+        if not broken:
+            assert answer.get("done"), (answer, self.shell.text)
+            return
+        told = answer.get("error", "")
+        assert "connection" in told or "UNAVAILABLE" in told, (answer, self.shell.text)
+        assert "Traceback" not in told
+
     def finish(self, patience: float = 2 * RECOVERY) -> int | None:
         """Have alice leave, and return the exit code of her shell; None when she waits behind bob now.
 
@@ -210,7 +231,7 @@ class Life:
         """Have bob get the board, use it and give it back; return how long he waited after it was free."""
         lab, observer = self.lab, self.lab.observer
         if not self.wanted:
-            self._queue()
+            self._queue(held=False)
         assert self.waiting.end(patience + 5) == 0, self.waiting.text
         assert self.wanted in self.waiting.text, self.waiting.text
         state = observer.wait(

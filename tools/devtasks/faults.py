@@ -29,5 +29,9 @@ def task_faults(arguments: list[str]) -> None:
     selection = [] if options.table else ["-k", "random"]
     run(
         [tool("python"), "-m", "pytest", ROOT / "faults", *selection, *rest],
-        env={"JMP_FAULT_ROUNDS": str(options.rounds), "JMP_FAULT_SEED": str(seed)},
+        env={
+            "JMP_FAULT_ROUNDS": str(options.rounds),
+            "JMP_FAULT_SEED": str(seed),
+            "JMP_FAULT_TABLE": "1" if options.table else "0",
+        },
     )
