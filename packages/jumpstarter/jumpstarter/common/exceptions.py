@@ -70,6 +70,8 @@ class ConnectionError(JumpstarterException):
     """The peer's own text."""
     reason: str = ""
     """A stable word for the cause, where the peer gives one (`google.rpc.ErrorInfo`)."""
+    hint: str | None = None
+    """What to do about it, where that is known better than from the status."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import logging
 import os
+import re
 import socket
 import ssl
 import time
@@ -287,6 +288,14 @@ _MEANINGS = {
 }
 """What a status name says to a user."""
 
+_UNTRUSTED = re.compile(r"(CERTIFICATE_VERIFY_FAILED|BAD_SIGNATURE): (?P<reason>[\w ]+)")
+"""What the library says of a certificate that is not signed by what is trusted, or is out of date."""
+
+UNTRUSTED_HINT = (
+    "If the server was set up anew or has another authority now, have an admin give you a new config: `tls.ca` in "
+    "yours says what is trusted."
+)
+
 
 @contextmanager
 def translate_grpc_exceptions() -> Iterator[None]:
@@ -313,7 +322,12 @@ def _translated(error: grpc.RpcError) -> ConnectionError:
     reason, metadata = _error_info(error)
     # Details that come with a reason are written for users; others want an introduction.
     text = details if reason and details else f"{meaning}: {details}" if details else meaning
+    untrusted = _UNTRUSTED.search(details) if status == "UNAVAILABLE" else None
+    if untrusted is not None:
+        text = f"the certificate that the controller shows can't be trusted: {untrusted['reason']}"
     translated = ConnectionError(text)
+    if untrusted is not None:
+        translated.hint = UNTRUSTED_HINT
     translated.status, translated.details = status, details
     translated.reason, translated.metadata = reason, metadata
     return translated

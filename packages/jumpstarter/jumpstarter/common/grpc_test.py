@@ -307,6 +307,22 @@ async def test_missing_details_leave_a_whole_sentence() -> None:
     assert str(await refusal(grpc.StatusCode.PERMISSION_DENIED, "")) == "permission denied by the controller"
 
 
+@pytest.mark.parametrize(
+    ("library", "reason"),
+    [
+        ("CERTIFICATE_VERIFY_FAILED: self signed certificate in certificate chain: OK", "self signed certificate in"),
+        ("BAD_SIGNATURE: certificate signature failure: OK", "certificate signature failure"),
+        ("CERTIFICATE_VERIFY_FAILED: certificate has expired: OK", "certificate has expired"),
+    ],
+)
+async def test_a_certificate_that_is_not_trusted_is_told_without_the_words_of_the_library(library: str, reason: str):
+    text = f"connections to all backends failing; last error: UNKNOWN: SSL_ERROR_SSL: error:1000007d::OPENSSL:{library}"
+    error = await refusal(grpc.StatusCode.UNAVAILABLE, text)
+    assert error.message.startswith(f"the certificate that the controller shows can't be trusted: {reason}")
+    assert "SSL" not in error.message
+    assert "tls.ca" in (error.hint or "")
+
+
 async def test_the_stable_reason_of_a_refusal_is_read() -> None:
     info = error_details_pb2.ErrorInfo(reason="LEASE_ENDED", domain="jumpstarter.dev", metadata={"lease": "l1"})
     packed = any_pb2.Any()
