@@ -122,7 +122,7 @@ def release_if_held(life: Life) -> None:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("fault", map(marked, TABLE if WHOLE_TABLE else EVERYDAY))
+@pytest.mark.parametrize("fault", [marked(fault) for fault in (TABLE if WHOLE_TABLE else EVERYDAY)])
 def test_whatever_dies_no_board_is_stranded_and_no_lease_is_lost(fault: Fault, shared: Shared, note: Note) -> None:
     put_through(shared, fault, note)
 
