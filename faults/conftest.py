@@ -17,6 +17,11 @@ from .report import Outcome, table
 OUTCOMES = pytest.StashKey[list[Outcome]]()
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark all tests of this folder."""
+    item.add_marker(pytest.mark.faults)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def drivers_in_reach() -> Iterator[None]:
     """Let this process import the clients of the drivers here."""

@@ -6,7 +6,6 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from jumpstarter.common.exceptions import ConnectionError
@@ -50,18 +49,6 @@ EVERYDAY = [
     Fault("stop-ever", "client", "stream"),
 ]
 """What is run each time; all the others are left to the dice and to `./dev faults --table`."""
-
-GRANTED_TO_THE_DEAD = pytest.mark.xfail(
-    strict=True,
-    reason="a client that has died counts as waiting for the grace time, and has the board to the end of its lease "
-    "when it is granted meanwhile",
-)
-
-
-def marked(fault: Fault) -> Any:
-    """Return a fault with what is known of it."""
-    dies = fault.victim == "waiting" and fault.kind in ("kill", "stop-ever")
-    return pytest.param(fault, marks=GRANTED_TO_THE_DEAD if dies else (), id=str(fault))
 
 
 def put_through(shared: Shared, fault: Fault, note: Note) -> None:
@@ -122,7 +109,7 @@ def release_if_held(life: Life) -> None:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("fault", [marked(fault) for fault in (TABLE if WHOLE_TABLE else EVERYDAY)])
+@pytest.mark.parametrize("fault", TABLE if WHOLE_TABLE else EVERYDAY, ids=str)
 def test_whatever_dies_no_board_is_stranded_and_no_lease_is_lost(fault: Fault, shared: Shared, note: Note) -> None:
     put_through(shared, fault, note)
 

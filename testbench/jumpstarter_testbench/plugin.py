@@ -21,6 +21,7 @@ MARKERS = {
     "lab_guest": "runs inside the lab guest, which has the kernel features that the host lacks",
     "slow": "takes more than ten seconds; ./dev test leaves it out unless --all is given",
     "interop": "runs against published releases; ./dev test leaves it out unless --all is given",
+    "faults": "puts a whole lab through faults and mostly waits; ./dev test leaves it out unless --all is given",
     "need(*components)": "names components of components.toml; a missing one skips the test, or fails it in CI",
 }
 """A test without one of the first three runs in process and needs nothing but Python."""

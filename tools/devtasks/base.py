@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,6 +59,34 @@ def run(command: Sequence[str | Path], *, env: dict[str, str] | None = None, qui
             sys.stdout.buffer.write(result.stdout)
             sys.stdout.flush()
         raise CommandFailed(command, result.returncode)
+
+
+def run_beside(command: Sequence[str | Path], other: Sequence[str | Path]) -> None:
+    """Run two commands at the same time in the repository root, and show what the other one printed afterwards.
+
+    Raises:
+        CommandFailed: one of them failed; both have ended.
+    """
+    words = [str(part) for part in other]
+    with tempfile.TemporaryFile() as printed:
+        with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed) as beside:
+            failure: CommandFailed | None = None
+            try:
+                run(command)
+            except CommandFailed as error:
+                failure = error
+            except BaseException:
+                beside.terminate()
+                raise
+            code = beside.wait()
+        say(f"meanwhile: {' '.join(words)}")
+        printed.seek(0)
+        shutil.copyfileobj(printed, sys.stdout.buffer)
+        sys.stdout.flush()
+    if failure is not None:
+        raise failure
+    if code != 0:
+        raise CommandFailed(other, code)
 
 
 def succeeds(command: Sequence[str | Path], *, env: dict[str, str] | None = None) -> bool:

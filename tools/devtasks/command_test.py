@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from devtasks import demo, faults, suite
+from devtasks.base import CommandFailed, run_beside
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -55,6 +56,7 @@ def commands(monkeypatch):
     for module in (suite, demo, faults):
         monkeypatch.setattr(module, "setup", lambda: None)
         monkeypatch.setattr(module, "run", lambda command, **_: seen.append([str(part) for part in command]))
+    monkeypatch.setattr(suite, "run_beside", lambda *both: [suite.run(command) for command in both])
     for module in (suite, demo):
         monkeypatch.setattr(module.debian, "provide_packages", lambda missing, purpose, required=False: None)
     return seen
@@ -63,15 +65,19 @@ def commands(monkeypatch):
 def test_the_everyday_tests_leave_out_the_slow_and_the_interop_ones(commands):
     suite.task_test(["packages/jumpstarter"])
 
-    assert commands[0][1:] == ["-m", "pytest", "-m", "not slow and not interop", "packages/jumpstarter"]
+    assert commands[0][1:] == ["-m", "pytest", "-m", suite.EVERYDAY, "packages/jumpstarter"]
 
 
-@pytest.mark.parametrize("arguments", [["--all"], ["-m", "daemon"]])
-def test_all_tests_or_those_of_a_mark_run_on_request(commands, arguments):
-    suite.task_test(arguments)
+def test_the_tests_of_a_mark_run_on_request(commands):
+    suite.task_test(["-m", "daemon"])
 
-    assert "not slow and not interop" not in commands[0]
-    assert "--all" not in commands[0]
+    assert [command[1:] for command in commands] == [["-m", "pytest", "-m", "daemon"]]
+
+
+def test_all_tests_run_on_request(commands):
+    suite.task_test(["--all"])
+
+    assert [command[4] for command in commands] == [suite.EVERYDAY, suite.LONG]
 
 
 def test_all_tests_run_where_real_components_are_required(commands, monkeypatch):
@@ -79,14 +85,24 @@ def test_all_tests_run_where_real_components_are_required(commands, monkeypatch)
 
     suite.task_test([])
 
-    assert "not slow and not interop" not in commands[0]
+    assert [command[1:] for command in commands] == [
+        ["-m", "pytest", "-m", suite.EVERYDAY],
+        ["-m", "pytest", "-m", suite.LONG],
+    ]
 
 
-def test_only_a_whole_run_is_shared_by_processes(commands):
-    suite.task_test([])
-    suite.task_test(["packages/jumpstarter"])
+def test_both_of_two_commands_run_to_their_end_and_the_second_is_shown_after_the_first(capfd):
+    def printing(text, code):
+        return [sys.executable, "-c", f"print({text!r}); raise SystemExit({code})"]
 
-    assert [command[3:5] == ["-n", "2"] for command in commands] == [True, False]
+    with pytest.raises(CommandFailed, match="exit code 3"):
+        run_beside(printing("one", 3), printing("two", 0))
+    with pytest.raises(CommandFailed, match="exit code 4"):
+        run_beside(printing("three", 0), printing("four", 4))
+    run_beside(printing("five", 0), printing("six", 0))
+
+    expected = ["one", "two", "three", "four", "five", "six"]
+    assert [line for line in capfd.readouterr().out.splitlines() if line in expected] == expected
 
 
 def test_faults_are_thrown_with_a_seed_that_is_told(commands, capsys):

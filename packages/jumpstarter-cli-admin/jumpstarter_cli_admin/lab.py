@@ -88,7 +88,7 @@ def _translated() -> Iterator[None]:
         if error.status == "UNIMPLEMENTED":
             error.message = "the server at this endpoint has no administration; it is no lab of `jmp controller run`"
         elif error.reason in ADVICE:
-            error.hint = ADVICE[error.reason]  # type: ignore[attr-defined]
+            error.hint = ADVICE[error.reason]
         raise
 
 
@@ -212,7 +212,7 @@ class LabBackend:
         if not answer.leases:
             missing = CallError(f"lease {namespace}/{name} not found")
             missing.status, missing.reason = "NOT_FOUND", "LEASE_NOT_FOUND"
-            missing.hint = ADVICE["LEASE_NOT_FOUND"]  # type: ignore[attr-defined]
+            missing.hint = ADVICE["LEASE_NOT_FOUND"]
             raise missing
         return _lease(answer.leases[0])
 

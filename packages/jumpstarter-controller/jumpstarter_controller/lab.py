@@ -264,6 +264,7 @@ class Lab:
 
     async def used(self, actor: Actor, lease: Key, *, in_use: bool) -> None:
         """Take note that a lease is or was just in use; extends it, or puts off its end, as its rule says."""
+        self._waits.seen(lease)
         self._exporting.used(actor, lease)
 
     # -- leases ----------------------------------------------------------------------------------
@@ -274,6 +275,7 @@ class Lab:
 
     async def update_lease(self, actor: Actor, key: Key, change: LeaseChange) -> Lease:
         """Extend, shorten, hand over or share a lease; for its owner and for admins."""
+        self._waits.seen(key)
         return await self._changing.update(actor, key, change)
 
     async def release_lease(self, actor: Actor, key: Key, reason: str = "") -> Lease:

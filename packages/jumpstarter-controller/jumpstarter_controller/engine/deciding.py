@@ -108,6 +108,8 @@ class Decider:
             idle = self._uses.idle_until(lease.key)
             if idle is not None and lease.idle_timeout is not None:
                 fates.append((idle, "Expired", f"it was not used for {span(lease.idle_timeout)}"))
+            if (deadline := self._waits.deadline(lease)) is not None:
+                fates.append((deadline[0], "Released", deadline[1]))
         else:
             if end is not None:
                 fates.append((end, "Expired", "the time that was asked for passed before it had an exporter"))

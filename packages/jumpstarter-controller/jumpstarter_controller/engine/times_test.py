@@ -329,6 +329,37 @@ async def test_T23_who_looks_at_a_scheduled_lease_may_go(lab: Simulation) -> Non
     assert reasons(await lab.now(lease)) == [("Pending", "True", "NotReady")]
 
 
+async def test_T23_a_board_that_was_given_to_a_client_that_had_died_comes_free(lab: Simulation) -> None:
+    await lab.exporter("a", status=ExporterStatus.AFTER_LEASE_HOOK)
+    lease = await lab.lease("alice")
+    with lab.waits(lease):
+        await lab.advance(SECOND)
+    await lab.advance(timedelta(seconds=10))
+    await lab.report("a", ExporterStatus.AVAILABLE)
+    assert (await lab.now(lease)).exporter == "a"
+    await lab.advance(timedelta(seconds=19))
+    assert not (await lab.now(lease)).ended
+    await lab.advance(SECOND)
+    assert "stopped waiting" in (await lab.now(lease)).conditions[-1].message
+
+
+@pytest.mark.parametrize("sign", ["watches", "uses"])
+async def test_T23_who_was_away_at_the_grant_and_is_seen_in_time_keeps_the_board(lab: Simulation, sign: str) -> None:
+    await lab.exporter("a", status=ExporterStatus.AFTER_LEASE_HOOK)
+    lease = await lab.lease("alice")
+    with lab.waits(lease):
+        await lab.advance(SECOND)
+    await lab.report("a", ExporterStatus.AVAILABLE)
+    await lab.advance(timedelta(seconds=20))
+    if sign == "watches":
+        with lab.waits(lease):
+            await lab.advance(SECOND)
+    else:
+        await lab.lab.used(lab.client_actor("alice"), lease.key, in_use=True)
+    await lab.advance(timedelta(minutes=5))
+    assert not (await lab.now(lease)).ended
+
+
 async def test_T23_an_active_lease_needs_nobody_who_waits(lab: Simulation) -> None:
     await lab.exporter("a")
     lease = await lab.lease("alice")

@@ -30,8 +30,11 @@ class Waits:
         if not isinstance(record, Lease):
             return
         key = record.key
-        if not isinstance(new, Lease) or new.ended or new.exporter:
+        if not isinstance(new, Lease) or new.ended:
             self._left.pop(key, None)
+        elif new.exporter:
+            # Granted to somebody who has left: kept in mind until the owner is seen, or the time is up.
+            pass
         elif old is None and WATCHED in new.meta.annotations and key not in self._counts:
             # Told by the store at the start, or waited for at another server: it may have died meanwhile.
             self._left[key] = self._core.now() + self._core.settings.leases.pending_grace
@@ -54,14 +57,20 @@ class Waits:
                     self._left[key] = self._core.now() + self._core.settings.leases.pending_grace
                     self._core.set_timer("lease", key, self._core.now())
 
+    def seen(self, key: Key) -> None:
+        """Take note that the owner of a lease is there."""
+        self._left.pop(key, None)
+
     def deadline(self, lease: Lease) -> tuple[datetime, str] | None:
-        """Return until when a pending lease is kept although nobody is seen waiting, and what to say then."""
+        """Return until when a lease is kept although its owner is not seen, and what to say then."""
         key = lease.key
         if key in self._counts:
             return None
         left = self._left.get(key)
         if left is not None:
             return left, "its owner stopped waiting for it"
+        if lease.exporter:
+            return None
         limit = self._core.settings.leases.pending_limit
         if limit is None or lease.meta.created is None:
             return None
