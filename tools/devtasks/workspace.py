@@ -33,6 +33,7 @@ DEV_TOOLS = [
     "import-linter",
     "mypy",
     "myst-parser",
+    "openapi-spec-validator",
     "pytest",
     "pytest-timeout",
     "pytest-xdist",

@@ -320,12 +320,20 @@ class Switchboard:
         """
         for key, grants in list(self._grants.items()):
             lease = self._lab.active_lease(key)
-            if lease is None or grants.reported or (lease.idle_timeout is None and lease.extend_by_use is None):
+            if lease is None or (lease.idle_timeout is None and lease.extend_by_use is None):
+                continue
+            if grants.reported or self._says_when_used(key, lease):
                 continue
             carried = self._traffic(lease_claim(key))
             if carried != grants.carried or grants.elsewhere:
                 grants.carried = carried
                 await self._lab.used(_SERVER, key, in_use=True)
+
+    def _says_when_used(self, key: Key, lease: Lease) -> bool:
+        """Tell whether the exporter is one that reports use, and so has nothing to report when it is silent."""
+        exporter = self._lab.account(Key(Kind.EXPORTER, key.namespace, lease.exporter))
+        # The same exporters know roles: both came with the one release.
+        return isinstance(exporter, Exporter) and keeps_watchers_from_driving(exporter)
 
     # -- rights ----------------------------------------------------------------------------------
 
