@@ -236,9 +236,7 @@ class TestDevice:
     def test_backlog_keeps_the_newest(self, line: Line, caplog: pytest.LogCaptureFixture) -> None:
         driver = PySerial(url=line.path, backlog=10)
         with serve(driver) as client:
-            with client.stream() as stream:
-                stream.send(b"x")
-                line.read(1)
+            eventually(lambda: driver._recorder is not None and driver._recorder.port is not None)
             line.write(b"0123456789abcde")
             eventually(lambda: recorded(driver).dropped == 5)
             with client.stream() as stream:
