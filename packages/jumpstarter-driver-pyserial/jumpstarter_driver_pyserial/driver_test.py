@@ -236,7 +236,9 @@ class TestDevice:
     def test_backlog_keeps_the_newest(self, line: Line, caplog: pytest.LogCaptureFixture) -> None:
         driver = PySerial(url=line.path, backlog=10)
         with serve(driver) as client:
-            eventually(lambda: driver._recorder is not None and driver._recorder.port is not None)
+            with client.stream() as stream:
+                stream.send(b"x")
+                line.read(1)
             line.write(b"0123456789abcde")
             eventually(lambda: recorded(driver).dropped == 5)
             with client.stream() as stream:
