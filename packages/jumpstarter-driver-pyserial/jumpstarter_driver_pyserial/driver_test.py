@@ -239,6 +239,8 @@ class TestDevice:
             with client.stream() as stream:
                 stream.send(b"x")
                 line.read(1)
+            # Until the connection has ended here too, it would take what comes.
+            eventually(lambda: driver._stream is None)
             line.write(b"0123456789abcde")
             eventually(lambda: recorded(driver).dropped == 5)
             with client.stream() as stream:
