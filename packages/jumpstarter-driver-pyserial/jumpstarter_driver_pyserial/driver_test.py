@@ -223,12 +223,14 @@ class TestDevice:
             with client.stream() as stream:
                 stream.send(b"x")
                 line.read(1)
-            # when the device talks while nobody is connected
+            # when the device talks while nobody is connected, not even for the last moments of a connection
+            eventually(lambda: driver._stream is None)
             line.write(b"boot log")
             eventually(lambda: recorded(driver).unread == 8)
             # then the next connection gets it, once
             with client.stream() as stream:
                 assert receive(stream, 8) == b"boot log"
+            eventually(lambda: driver._stream is None)
             with client.stream() as stream:
                 line.write(b"more")
                 assert receive(stream, 4) == b"more"
