@@ -28,6 +28,7 @@ class CommandFailed(DevError):
         short = words if len(words) <= 200 else words[:200] + " ..."
         reason = f"was killed by signal {-code}" if code < 0 else f"failed with exit code {code}"
         super().__init__(f"{reason}: {short}")
+        self.command = list(command)
         self.code = code
 
 
@@ -61,20 +62,20 @@ def run(command: Sequence[str | Path], *, env: dict[str, str] | None = None, qui
         raise CommandFailed(command, result.returncode)
 
 
-def run_beside(command: Sequence[str | Path], other: Sequence[str | Path]) -> None:
+def run_beside(command: Sequence[str | Path], other: Sequence[str | Path]) -> list[CommandFailed]:
     """Run two commands at the same time in the repository root, and show what the other one printed afterwards.
 
-    Raises:
-        CommandFailed: one of them failed; both have ended.
+    Returns:
+        What failed, when both have ended.
     """
     words = [str(part) for part in other]
+    failures = []
     with tempfile.TemporaryFile() as printed:
         with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed) as beside:
-            failure: CommandFailed | None = None
             try:
                 run(command)
             except CommandFailed as error:
-                failure = error
+                failures.append(error)
             except BaseException:
                 beside.terminate()
                 raise
@@ -83,10 +84,9 @@ def run_beside(command: Sequence[str | Path], other: Sequence[str | Path]) -> No
         printed.seek(0)
         shutil.copyfileobj(printed, sys.stdout.buffer)
         sys.stdout.flush()
-    if failure is not None:
-        raise failure
     if code != 0:
-        raise CommandFailed(other, code)
+        failures.append(CommandFailed(other, code))
+    return failures
 
 
 def succeeds(command: Sequence[str | Path], *, env: dict[str, str] | None = None) -> bool:

@@ -56,7 +56,7 @@ def commands(monkeypatch):
     for module in (suite, demo, faults):
         monkeypatch.setattr(module, "setup", lambda: None)
         monkeypatch.setattr(module, "run", lambda command, **_: seen.append([str(part) for part in command]))
-    monkeypatch.setattr(suite, "run_beside", lambda *both: [suite.run(command) for command in both])
+    monkeypatch.setattr(suite, "run_beside", lambda *both: [suite.run(command) for command in both] and [])
     for module in (suite, demo):
         monkeypatch.setattr(module.debian, "provide_packages", lambda missing, purpose, required=False: None)
     return seen
@@ -85,21 +85,32 @@ def test_all_tests_run_where_real_components_are_required(commands, monkeypatch)
 
     suite.task_test([])
 
-    assert [command[1:] for command in commands] == [
-        ["-m", "pytest", "-m", suite.EVERYDAY],
-        ["-m", "pytest", "-m", suite.LONG],
-    ]
+    assert [command[3:5] for command in commands] == [["-m", suite.EVERYDAY], ["-m", suite.LONG]]
+
+
+def test_tests_that_failed_run_once_more_alone_and_other_failures_stay(commands, monkeypatch):
+    codes = iter((0, 1))
+
+    def beside(*both):
+        return [CommandFailed(command, code) for command in both if (code := next(codes))]
+
+    monkeypatch.setattr(suite, "run_beside", beside)
+    suite.task_test(["--all"])
+    assert [command[4] for command in commands] == [suite.LONG]
+    assert "--last-failed" in commands[0]
+
+    codes = iter((2, 0))
+    with pytest.raises(CommandFailed, match="exit code 2"):
+        suite.task_test(["--all"])
 
 
 def test_both_of_two_commands_run_to_their_end_and_the_second_is_shown_after_the_first(capfd):
     def printing(text, code):
         return [sys.executable, "-c", f"print({text!r}); raise SystemExit({code})"]
 
-    with pytest.raises(CommandFailed, match="exit code 3"):
-        run_beside(printing("one", 3), printing("two", 0))
-    with pytest.raises(CommandFailed, match="exit code 4"):
-        run_beside(printing("three", 0), printing("four", 4))
-    run_beside(printing("five", 0), printing("six", 0))
+    assert [failure.code for failure in run_beside(printing("one", 3), printing("two", 0))] == [3]
+    assert [failure.code for failure in run_beside(printing("three", 5), printing("four", 4))] == [5, 4]
+    assert run_beside(printing("five", 0), printing("six", 0)) == []
 
     expected = ["one", "two", "three", "four", "five", "six"]
     assert [line for line in capfd.readouterr().out.splitlines() if line in expected] == expected
