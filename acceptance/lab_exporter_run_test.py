@@ -209,8 +209,9 @@ def test_a_config_is_read_on_request(bench: Bench) -> None:
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_exporter_for_one_lease_ends_after_it(bench: Bench) -> None:
+def test_R12_an_exporter_for_one_lease_waits_for_it_and_ends_after_it(bench: Bench) -> None:
     exporter = bench.exporter("--exit-on-lease-end")
+    assert exporter.process.poll() is None
     assert bench.shell(J, "power", "on").code == 0
     assert exporter.end().code == 0
 

@@ -91,7 +91,7 @@ def test_all_mistakes_of_login_providers_are_told_with_their_places(tmp_path: Pa
         ("kind: ExporterConfig\n", ":1: kind: this is 'ExporterConfig', but 'ControllerConfig' is needed here"),
     ],
 )
-def test_a_mistake_in_the_file_is_told_with_line_and_key(tmp_path: Path, text: str, said: str) -> None:
+def test_O04_a_mistake_in_the_file_is_told_with_line_and_key(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "lab.yaml"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=re.escape(f"{path}{said}")):

@@ -259,3 +259,19 @@ async def test_draining_ends_when_an_exporter_starts_anew(lab: Simulation) -> No
     assert lab.board("a").draining
     await lab.start("a")
     assert not lab.board("a").draining
+
+
+async def test_O05_exporters_that_are_merely_there_cost_no_writes(lab: Simulation) -> None:
+    for number in range(50):
+        await lab.exporter(f"board-{number}")
+    # given what was to be noted of their start
+    await lab.lab.flush_audit()
+    await lab.settle()
+    before = lab.store.calls
+    # when an hour passes, in which each opens its stream anew every minute
+    for _ in range(60):
+        await lab.advance(timedelta(minutes=1))
+        for number in range(50):
+            lab.connect(f"board-{number}")
+    # then nothing was written
+    assert lab.store.calls == before

@@ -141,7 +141,7 @@ async def test_C04_selectors_come_back_as_they_were_written_and_bad_ones_are_ref
         assert (await refusal(lease_of(alice, selector=text)))[0] == "UNKNOWN", text
 
 
-async def test_C05_hidden_and_deprecated_labels_are_shown_on_demand(tmp_path: Path, one_loop: None) -> None:
+async def test_C05_C06_hidden_and_deprecated_labels_are_shown_on_demand(tmp_path: Path, one_loop: None) -> None:
     settings = {"hidden_labels": ("secret",), "deprecated_labels": {"old": "use new"}}
     async with running_lab(tmp_path, leases=settings) as lab:
         login = await lab.client()

@@ -536,7 +536,7 @@ async def test_a_lease_that_is_not_ours_any_more_needs_no_release(lab: Any, tena
     assert not any(report.release_lease for report in lab.controller.reported)
 
 
-async def test_a_status_that_could_not_be_reported_is_repeated(lab: Any):
+async def test_H07_a_status_that_could_not_be_reported_is_repeated(lab: Any):
     lab.faults.refuse["ReportStatus"] += [(grpc.StatusCode.UNAVAILABLE, "busy")] * 3
     async with serving(lab):
         await until(lab, lambda: statuses(lab) == ["AVAILABLE"])
