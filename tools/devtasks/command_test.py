@@ -77,7 +77,7 @@ def test_the_tests_of_a_mark_run_on_request(commands):
 def test_all_tests_run_on_request(commands):
     suite.task_test(["--all"])
 
-    assert [command[4] for command in commands] == [suite.EVERYDAY, suite.LONG]
+    assert [command[4] for command in commands] == list(suite.PARTS)
 
 
 def test_all_tests_run_where_real_components_are_required(commands, monkeypatch):
@@ -85,7 +85,7 @@ def test_all_tests_run_where_real_components_are_required(commands, monkeypatch)
 
     suite.task_test([])
 
-    assert [command[3:5] for command in commands] == [["-m", suite.EVERYDAY], ["-m", suite.LONG]]
+    assert [command[3:5] for command in commands] == [["-m", part] for part in suite.PARTS]
 
 
 def test_tests_that_failed_run_once_more_alone_and_other_failures_stay(commands, monkeypatch):
@@ -96,7 +96,7 @@ def test_tests_that_failed_run_once_more_alone_and_other_failures_stay(commands,
 
     monkeypatch.setattr(suite, "run_beside", beside)
     suite.task_test(["--all"])
-    assert [command[4] for command in commands] == [suite.LONG]
+    assert [command[4] for command in commands] == [suite.WAITING]
     assert "--last-failed" in commands[0]
 
     codes = iter((2, 0))

@@ -13,8 +13,11 @@ from .base import ROOT, run, run_beside, say, warn
 from .workspace import setup, tool
 
 EVERYDAY = "not slow and not interop and not faults"
-LONG = "slow or interop or faults"
-"""Tests that take long, and for most of the time wait for something."""
+WAITING = "interop or faults"
+"""Tests that take long, and for most of the time wait for something, so that others can run beside them."""
+
+PARTS = (f"not ({WAITING})", WAITING)
+"""All tests, in two runs of about the same length."""
 
 TESTS_FAILED = 1
 """Exit code of pytest when tests ran and some failed, and nothing else was wrong."""
@@ -49,12 +52,12 @@ def task_test(arguments: list[str]) -> None:
 
 
 def _run_everything(pytest: Sequence[str | Path]) -> None:
-    """Run the everyday tests and, beside them, the long ones; then those that failed once more, with nothing beside.
+    """Run all tests, those that wait beside the others; then those that failed once more, with nothing beside.
 
     Two runs at a time make a small machine busy beyond what real components stand for everywhere. A test that passes
     alone was disturbed; it is named all the same.
     """
-    parts = [[*pytest, "-m", selection, "-o", f"cache_dir={_cache(selection)}"] for selection in (EVERYDAY, LONG)]
+    parts = [[*pytest, "-m", selection, "-o", f"cache_dir={_cache(selection)}"] for selection in PARTS]
     for failure in run_beside(*parts):
         if failure.code != TESTS_FAILED:
             raise failure
@@ -65,6 +68,6 @@ def _run_everything(pytest: Sequence[str | Path]) -> None:
 
 def _cache(selection: str) -> Path:
     """Return an empty folder for what pytest remembers of a run."""
-    folder = ROOT / ".cache" / f"pytest-{selection.replace(' ', '-')}"
+    folder = ROOT / ".cache" / f"pytest-{PARTS.index(selection)}"
     shutil.rmtree(folder, ignore_errors=True)
     return folder
