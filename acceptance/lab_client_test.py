@@ -27,6 +27,8 @@ from jumpstarter_testing import eventually
 
 from .programs import BIN, JMP, LIMIT, J, Outcome, Program
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Outcome]
 Start = Callable[..., Program]
 

@@ -20,6 +20,8 @@ from jumpstarter_testing import eventually
 
 from .programs import JMP, LIMIT, J, Outcome, Program
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Outcome]
 Start = Callable[..., Program]
 

@@ -20,7 +20,7 @@ from .programs import JMP, LIMIT, J, Outcome, Program
 
 __all__ = ["home"]
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.slow]
 
 Run = Callable[..., Outcome]
 Start = Callable[..., Program]
