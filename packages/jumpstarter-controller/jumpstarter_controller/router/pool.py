@@ -105,7 +105,8 @@ class RouterPool:
         """Return the endpoint of the router for a new stream to an exporter.
 
         Of those that are healthy and not draining the ones are preferred whose labels the exporter has, all of them;
-        then those without labels; then the others. Among equals the one with the least to do is taken.
+        then those without labels; then the others. Among equals the built-in one comes last, because its streams end
+        with the controller, and of the others the one with the least to do is taken.
 
         Args:
             exporter: the one that the stream goes to.
@@ -123,7 +124,11 @@ class RouterPool:
             message = "no router available: none is connected to the controller and takes new streams; try again soon"
             raise Refused(Code.UNKNOWN, "NO_ROUTER", message)
         labels = exporter.meta.labels
-        chosen = max(candidates, key=lambda member: (member.match(labels), -member.load(), random.random()))
+
+        def rank(member: Member) -> tuple[float, ...]:
+            return member.match(labels), not isinstance(member, BuiltIn), -member.load(), random.random()
+
+        chosen = max(candidates, key=rank)
         chosen.allotted += 1
         return chosen.endpoint
 

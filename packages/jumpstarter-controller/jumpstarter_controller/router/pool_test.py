@@ -165,17 +165,26 @@ async def test_silent_router_is_left_out_until_it_reports_again(
         assert routers.choose(exporter()) == "a:1"
 
 
-async def test_the_built_in_router_is_chosen_by_its_real_load(serve: Serve, tokens: StreamTokens) -> None:
+async def test_the_built_in_router_comes_last_among_equals_as_its_streams_end_with_the_controller(
+    serve: Serve,
+) -> None:
     routers = RouterPool(StreamKeys([KEY]))
-    async with serve() as router, joining(routers) as join:
+    async with serve() as router:
         routers.add_built_in(router.relay, "built.in:1")
-        await join("a:1", streams=1)
         assert routers.choose(exporter()) == "built.in:1"
-        await router.pair(tokens, "1")
-        await router.pair(tokens, "2")
-        assert routers.choose(exporter()) == "a:1"
+        async with joining(routers) as join:
+            await join("a:1", streams=100)
+            assert {routers.choose(exporter()) for _ in range(9)} == {"a:1"}
+        assert routers.choose(exporter(), exclude=["a:1"]) == "built.in:1"
+
+
+async def test_the_built_in_router_is_not_chosen_while_it_stops(serve: Serve) -> None:
+    routers = RouterPool(StreamKeys([KEY]))
+    async with serve() as router:
+        routers.add_built_in(router.relay, "built.in:1")
         router.relay.drain()
-        assert {routers.choose(exporter()) for _ in range(9)} == {"a:1"}
+        with pytest.raises(Refused, match="no router available"):
+            routers.choose(exporter())
 
 
 async def test_a_fixed_router_counts_while_its_port_accepts_connections(monkeypatch: pytest.MonkeyPatch) -> None:
