@@ -7,6 +7,7 @@ clients wait, following their lease. Prints a JSON object with the figures.
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -147,7 +148,8 @@ async def client(world: World, name: str, token: str, group: str) -> None:
                         lease = await ask(stubs, group)
                     if returned or await wait(world, stubs, name, lease):
                         if not returned:
-                            await anyio.sleep(world.hold)
+                            # Otherwise boards that were given in one go would come free in one go for ever.
+                            await anyio.sleep(world.hold * random.uniform(0.5, 1.5))
                         returned = True
                         await stubs.client.DeleteLease(client_pb2.DeleteLeaseRequest(name=lease), timeout=30)
                         world.cycles += world.measuring
@@ -209,7 +211,7 @@ async def main(exporters: int, clients: int, seconds: int, hold: int, churn: int
             for number, account in enumerate(found["clients"]):
                 peers.start_soon(client, world, *account, f"g{number % 10}")
             await until(lambda: len(world.watching) == clients, 240)
-            # The boards were given in one go, and come free in one go; that levels out.
+            # The boards were given in one go; that levels out.
             await anyio.sleep(2 * hold)
             before, world.measuring = await server.ask("stats"), True
             started = time.perf_counter()
