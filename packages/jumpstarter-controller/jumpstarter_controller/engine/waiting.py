@@ -1,4 +1,7 @@
-"""Whether the owners of pending leases still wait: nobody's exporter is kept for a client that died."""
+"""Whether the owners of pending leases still wait: no exporter is kept for a client that died.
+
+Who left before the grant is not forgotten by it: the lease ends when its owner isn't seen in time.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,7 @@ class Waits:
         key = record.key
         if not isinstance(new, Lease) or new.ended:
             self._left.pop(key, None)
-        elif new.exporter:
-            # Granted to somebody who has left: kept in mind until the owner is seen, or the time is up.
-            pass
-        elif old is None and WATCHED in new.meta.annotations and key not in self._counts:
+        elif old is None and not new.exporter and WATCHED in new.meta.annotations and key not in self._counts:
             # Told by the store at the start, or waited for at another server: it may have died meanwhile.
             self._left[key] = self._core.now() + self._core.settings.leases.pending_grace
 
