@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
+import driver_table  # noqa: E402
 import package_pages  # noqa: E402
 
 ROOT = HERE.parent
@@ -143,3 +144,19 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
 )
 def test_links_of_a_readme_lead_on_from_its_page(link, shown):
     assert package_pages.page(link) == shown
+
+
+@pytest.mark.parametrize(
+    "package", sorted(path.parent.name for path in ROOT.glob("packages/jumpstarter-driver-*/README.md"))
+)
+def test_every_driver_package_says_what_it_is_tested_against(package: str):
+    assert driver_table.tested_against((ROOT / "packages" / package / "README.md").read_text())
+
+
+def test_the_table_of_drivers_names_keys_methods_and_commands():
+    tables = driver_table.tables()
+    row = next(line for line in tables.splitlines() if line.startswith("| **PySerial**"))
+
+    assert "**`url`**, `baudrate`" in row
+    assert "`set_dtr`" in row
+    assert "`start-console`" in row

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from driver_table import tables
 from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
@@ -19,6 +20,12 @@ GROUPS: dict[str, Callable[[str], bool]] = {
 """Page by page of the section, which packages it lists; the first that fits takes the package."""
 
 TITLES = {"drivers": "Drivers", "commands": "Command line packages", "libraries": "Libraries"}
+
+DRIVERS_TEXT = """
+`jmp driver show NAME` prints the same for one driver, with types, defaults and what each method does; keys in bold are
+required. Commands come after `j` and the driver's name in the exporter config.
+
+"""
 
 README_LINK = re.compile(r"\]\(\.\./([a-z0-9-]+)(?:/README\.md|/)?(#[\w-]+)?\)")
 OUTSIDE_LINK = re.compile(r"\[([^\]]+)\]\(\.\./\.\./(?!docs/)([^)]+)\)")
@@ -38,6 +45,7 @@ def write_pages(app: Sphinx) -> None:
     for group, names in members.items():
         entries = "\n".join(names)
         pages[group] = f"# {TITLES[group]}\n\n```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n"
+    pages["drivers"] += DRIVERS_TEXT + tables()
     for path in target.glob("*.md"):
         if path.stem not in pages:
             path.unlink()

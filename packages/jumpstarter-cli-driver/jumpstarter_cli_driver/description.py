@@ -13,10 +13,17 @@ from jumpstarter.driver.decorators import (
     MARKER_STREAMING_DRIVERCALL,
 )
 
+from .commands import commands_of
 from .installed import InstalledDriver
 from .requirements import requirements_of
 
 KINDS = {MARKER_DRIVERCALL: "call", MARKER_STREAMING_DRIVERCALL: "streaming call", MARKER_STREAMCALL: "stream"}
+
+TITLES = {
+    "Settings (`config` in an exporter config)": "settings",
+    "Methods": "methods",
+    "Commands (after `j` and the driver's name)": "commands",
+}
 
 
 class DriverDescription:
@@ -33,6 +40,7 @@ class DriverDescription:
             "description": inspect.getdoc(driver_class) or "",
             "settings": _settings(driver_class),
             "methods": _methods(driver_class),
+            "commands": commands_of(_client(driver_class)),
             "requirements": requirements_of(driver_class),
         }
 
@@ -47,7 +55,7 @@ class DriverDescription:
         lines.append(f"Package: {values['package']} {values['version']}".rstrip())
         if values["description"]:
             lines += ["", values["description"]]
-        for title, items in (("Settings (`config` in an exporter config)", "settings"), ("Methods", "methods")):
+        for title, items in TITLES.items():
             if values[items]:
                 lines += ["", f"{title}:"]
                 lines += [f"  {_line(item)}" for item in values[items]]

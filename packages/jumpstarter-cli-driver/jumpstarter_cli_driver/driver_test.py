@@ -126,6 +126,27 @@ def test_a_description_for_programs() -> None:
     assert described["client"] == "jumpstarter_driver_power.client.PowerClient"
 
 
+def test_the_commands_are_those_of_the_client() -> None:
+    commands = {item["name"]: item for item in json.loads(run("show", "MockPower", "-o", "json").stdout)["commands"]}
+    assert {"on", "off", "cycle", "status", "read"} <= set(commands)
+    assert commands["on"]["help"] == "Switch on."
+    assert "  cycle  -  " in run("show", "MockPower").stdout
+
+
+def test_a_client_that_can_not_be_looked_at_costs_only_its_commands(package: Package) -> None:
+    source = (
+        "from jumpstarter_driver_power.driver import MockPower\n"
+        "class Odd(MockPower):\n"
+        "    @classmethod\n"
+        "    def client(cls):\n"
+        "        return 'no_such_package.client.Client'\n"
+    )
+    package.add("odd_client_package", source, {"OddClient": "odd_client_package:Odd"})
+    described = json.loads(run("show", "OddClient", "-o", "json").stdout)
+    assert described["commands"] == []
+    assert described["methods"]
+
+
 def test_settings_are_those_of_the_driver_alone(package: Package) -> None:
     source = (
         "from dataclasses import dataclass\n"
