@@ -1,0 +1,1 @@
+"""Jumpstarter's objects on Kubernetes."""
