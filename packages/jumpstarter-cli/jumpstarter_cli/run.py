@@ -46,8 +46,11 @@ RELOAD = 77
 """Exit code of a child that found a new config, for the next one."""
 
 FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 30.0
-"""Seconds between a crash and the next run; doubled by each crash in a row."""
+LONGEST_PAUSE = 10.0
+"""Seconds between a crash and the next run; doubled by each crash in a row.
+
+Short enough that a board can be leased again within half a minute, whatever happened to its exporter.
+"""
 
 STOP_GRACE = 180.0
 """Seconds that a child may take to stop, its last hook included, before it is killed."""
