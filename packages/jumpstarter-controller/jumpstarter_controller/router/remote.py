@@ -41,10 +41,13 @@ REPORT_INTERVAL = 1.0
 """Seconds between two reports; a controller gives no streams to a router that is silent for five."""
 
 SHORTEST_PAUSE = 0.5
-LONGEST_PAUSE = 15.0
-"""Seconds between two attempts to reach the controller."""
+LONGEST_PAUSE = 5.0
+"""Seconds between two attempts to reach the controller.
 
-HEALTHY = 30.0
+While a router is away new streams go to the one inside of the controller, and end with that.
+"""
+
+HEALTHY = 2.0
 """Seconds after which a connection counts as a success, and the next pause is a short one again."""
 
 DIAL_TIMEOUT = 10.0
@@ -73,6 +76,19 @@ class RemoteSettings:
     drain: float = 30.0
     """Seconds that open streams get for ending when the router is told to end."""
     limits: Limits = field(default_factory=Limits)
+
+
+@dataclass
+class Pauses:
+    """How long to wait before the controller is tried again."""
+
+    failures: int = 0
+    """Connections in a row that did not last, or were not to be had; the last one counts in any case."""
+
+    def after(self, lasted: float) -> float:
+        """Return the longest pause after a connection that lasted so many seconds."""
+        self.failures = 1 if lasted > HEALTHY else self.failures + 1
+        return float(min(SHORTEST_PAUSE * 2 ** min(self.failures - 1, 30), LONGEST_PAUSE))
 
 
 class RemoteRouter:
@@ -142,13 +158,12 @@ class RemoteRouter:
     # -- the controller --------------------------------------------------------------------------------
 
     async def _keep_linked(self) -> None:
-        pause, told = SHORTEST_PAUSE, ""
+        pauses, told = Pauses(), ""
         while True:
             began = anyio.current_time()
             why = await self._link()
-            if anyio.current_time() - began > HEALTHY:
-                pause, told = SHORTEST_PAUSE, ""
-            if why != told:
+            pause = pauses.after(anyio.current_time() - began)
+            if pauses.failures == 1 or why != told:
                 logger.warning(
                     "no connection to the controller at %s: %s; open streams go on, and it is tried again",
                     self.settings.controller,
@@ -156,7 +171,6 @@ class RemoteRouter:
                 )
                 told = why
             await anyio.sleep(pause * random.uniform(0.5, 1))
-            pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _link(self) -> str:
         """Be connected to the controller; return why that came to its end."""

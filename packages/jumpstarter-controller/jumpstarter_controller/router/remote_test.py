@@ -29,7 +29,7 @@ from . import remote
 from .conftest import KEY, PATIENCE, Certificate, Running, until
 from .pool import RouterPool
 from .relay import END_KEY
-from .remote import RemoteRouter, RemoteSettings
+from .remote import Pauses, RemoteRouter, RemoteSettings
 
 BOARD = Exporter(meta=Meta(namespace="lab", name="board"))
 
@@ -71,7 +71,10 @@ class Controller(lab_pb2_grpc.LabServiceServicer):
 
 
 @pytest.fixture
-async def controller(certificate: Certificate, one_loop: None) -> AsyncIterator[Controller]:
+async def controller(
+    certificate: Certificate, one_loop: None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Controller]:
+    monkeypatch.setattr(remote, "LONGEST_PAUSE", 0.5)
     controller = Controller(certificate)
     await controller.start()
     yield controller
@@ -103,9 +106,16 @@ async def joined(controller: Controller, certificate: Certificate, **more: Any) 
         yield router, Running(router.endpoint, certificate, stack, router.relay)
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "LONGEST_PAUSE", 0.5)
+def test_pauses_before_the_controller_is_tried_again_grow_to_some_seconds() -> None:
+    pauses = Pauses()
+    assert [pauses.after(0) for _ in range(6)] == [0.5, 1, 2, 4, 5, 5]
+
+
+def test_a_controller_that_was_there_for_some_seconds_is_tried_again_at_once() -> None:
+    pauses = Pauses()
+    for _ in range(6):
+        pauses.after(0)
+    assert [pauses.after(3), pauses.after(0)] == [0.5, 1]
 
 
 async def test_router_that_has_joined_is_chosen_and_joins_callers(
