@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import inspect
 import ipaddress
 import json
 from collections import Counter, defaultdict
@@ -729,6 +730,13 @@ async def one_loop() -> AsyncIterator[None]:
     grpc.aio hands the end of a cancelled call to whichever loop runs next, which fails when the call's own is closed.
     """
     yield  # noqa: PT022 (the loop is kept as long as this fixture is)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: Any, name: str, obj: object) -> None:
+    """Give all tests that are coroutines the same event loop."""
+    if collector.istestfunction(obj, name) and inspect.iscoroutinefunction(obj):
+        pytest.mark.usefixtures("one_loop")(obj)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from anyio import Event
 from google.protobuf import empty_pb2
 from jumpstarter_protocol import jumpstarter_pb2, jumpstarter_pb2_grpc, router_pb2, router_pb2_grpc
 
@@ -49,10 +50,19 @@ def every_shape(channel: grpc.aio.Channel, uuid: str, metadata: Any = None) -> d
 
     async def bidirectional() -> None:
         # The requests as an iterable: written one by one, gRPC takes them behind interceptors from a generator of its
-        # own, which waits for ever when the server ends the call.
-        await streamed(
-            router_pb2_grpc.RouterServiceStub(channel).Stream([router_pb2.StreamRequest()], metadata=metadata)
-        )
+        # own, which waits for ever when the server ends the call. None are sent, as gRPC takes one that comes after
+        # the end of the call for an error of its own.
+        over = Event()
+
+        async def no_requests() -> AsyncIterator[router_pb2.StreamRequest]:
+            await over.wait()
+            for request in ():
+                yield request
+
+        try:
+            await streamed(router_pb2_grpc.RouterServiceStub(channel).Stream(no_requests(), metadata=metadata))
+        finally:
+            over.set()
 
     return {
         "unary": lambda: exporter.GetReport(empty_pb2.Empty(), metadata=metadata),
