@@ -62,6 +62,7 @@ class Shared:
         """Return the lab, all of it in order."""
         if self._lab is None:
             self._lab = FaultLab(self._template, self._folder()).__enter__()
+        self._lab.wait_routed()
         if self._bystander is None:
             self._lab.wait_available(*BOARDS)
             self._bystander = Bystander(self._lab)

@@ -10,8 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import yaml
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from google.protobuf.empty_pb2 import Empty
 from jumpstarter_controller.model.records import Rule
 from jumpstarter_controller.model.selector import parse
 from jumpstarter_controller.testing import NAMESPACE, Login, threaded_lab
@@ -195,7 +196,7 @@ class FaultLab:
         return self.start("controller", "controller", "run", "--config", path, **self.controller_env | env)
 
     def start_router(self, **env: str) -> Process:
-        """Start the router and wait until it has joined."""
+        """Start the router and wait until streams go to it."""
         config = self._account("router") | {
             "kind": "RouterConfig",
             "endpoint": f"127.0.0.1:{self.gates['router-control'].port}",
@@ -206,7 +207,25 @@ class FaultLab:
         path = write(self.folder / "router.yaml", config)
         self.router = self.start("router", "router", "run", "--config", path, **env)
         self.router.wait_for("joined the controller")
+        self.wait_routed()
         return self.router
+
+    def wait_routed(self, patience: float = PATIENCE) -> None:
+        """Wait until streams go to the router, if there is one; those of the controller's own end with it."""
+        if not self.with_router:
+            return
+
+        async def routers() -> list[Any]:
+            async with self._admin() as stubs:
+                return list((await stubs.admin.ListRouters(Empty())).routers)
+
+        def joined() -> None:
+            found = self.call(routers)
+            assert any(item.name == "router" and item.online and not item.draining for item in found), (
+                f"the router has not joined: {found}; it said {self.router.text!r}"
+            )
+
+        eventually(joined, timeout=patience, interval=0.1)
 
     def start_exporter(self, name: str) -> Process:
         """Start an exporter and wait until it has registered."""
@@ -240,8 +259,8 @@ class FaultLab:
             "kind": "ExporterConfig",
             "export": {"board": {"type": "board.Board", "config": {"folder": str(folder)}}},
             "hooks": hooks,
-            # Here it is killed again and again.
-            "failureDetection": {"maxRapidFailures": 1000},
+            # Here it is killed again and again, of which each time counts alone.
+            "failureDetection": {"maxRapidFailures": 1000, "rapidFailureWindow": 1},
         }
         return self.start(name, "run", "--exporter-config", write(self.folder / f"{name}.yaml", config))
 
@@ -341,18 +360,17 @@ class FaultLab:
 
         eventually(written, timeout=patience, interval=0.02)
 
+    def _admin(self) -> AbstractAsyncContextManager[Any]:
+        login = self.template.logins["admin"]
+        trusted = base64.b64decode(self.trust).decode() if self.trust else login.ca
+        return replace(login, endpoint=f"127.0.0.1:{self.ports[0]}", ca=trusted).stubs()
+
     def audit(self) -> list[Any]:
         """Return the audit record, the oldest entry first."""
         from jumpstarter_protocol import admin_pb2
 
-        login = self.template.logins["admin"]
-
         async def read() -> list[Any]:
-            from dataclasses import replace
-
-            trusted = base64.b64decode(self.trust).decode() if self.trust else login.ca
-            login_here = replace(login, endpoint=f"127.0.0.1:{self.ports[0]}", ca=trusted)
-            async with login_here.stubs() as stubs:
+            async with self._admin() as stubs:
                 entries: list[Any] = []
                 token = ""
                 while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from collections.abc import Callable
 
@@ -32,6 +33,9 @@ ROUNDS = int(os.environ.get("JMP_FAULT_ROUNDS") or 2)
 
 PROMPT = 2.0
 """Seconds that a grant may take that needs nothing but a decision, on a machine that is busy with everything else."""
+
+HUNG_UP = 128 + signal.SIGHUP
+"""Exit code of a shell of which the lease has ended."""
 
 EVERYDAY = [
     *(Fault("kill", victim, step) for victim in ("controller", "exporter") for step in STEPS),
@@ -70,7 +74,7 @@ def put_through(shared: Shared, fault: Fault, note: Note) -> None:
     if injection.ends_client:
         assert life.shell.end() < 0
     if code:
-        assert "rror" in life.shell.text, life.shell.text
+        assert told_why(life, code), life.shell.text
     if life.change is not None:
         life.change.check()
         if life.change.what == "transfer":
@@ -95,6 +99,12 @@ def put_through(shared: Shared, fault: Fault, note: Note) -> None:
     life.check()
     lab.flag(BOARD, "go").unlink(missing_ok=True)
     outcome.passed = True
+
+
+def told_why(life: Life, code: int) -> bool:
+    """Tell whether alice was told why her shell failed: by an error, or that what ran in it was hung up at its end."""
+    text = life.shell.text
+    return "rror" in text or (code == HUNG_UP and f"{BOARD} has ended" in text)
 
 
 def release_if_held(life: Life) -> None:
