@@ -6,6 +6,7 @@ Standard library only, because `./dev` reads it before anything is installed.
 from __future__ import annotations
 
 import functools
+import glob
 import os
 import shlex
 import shutil
@@ -29,12 +30,13 @@ class Component:
     packages: tuple[str, ...]
     programs: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    """Paths or patterns of paths."""
     services: tuple[str, ...] = ()
 
     def missing(self) -> list[str]:
         """The programs and files that aren't there."""
         absent = [name for name in self.programs if find_program(name) is None]
-        return absent + [name for name in self.files if not Path(name).exists()]
+        return absent + [name for name in self.files if not glob.glob(name)]
 
 
 @functools.cache
