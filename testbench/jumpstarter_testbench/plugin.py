@@ -8,6 +8,7 @@ from jumpstarter_testbench import lab_guest
 from jumpstarter_testbench.requirements import need
 
 pytest_plugins = [
+    "jumpstarter_testbench.browser",
     "jumpstarter_testbench.daemons",
     "jumpstarter_testbench.devices",
     "jumpstarter_testbench.folder_servers",
