@@ -169,8 +169,6 @@ class TasmotaPower(PowerInterface, Driver):
         timeout: Any = TIMEOUT if self.timeout is None else self.timeout
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 300:
             raise ValueError(f"timeout must be above 0 and at most 300 seconds, not {self.timeout!r}")
-        if self.password is not None and self.username is None:
-            raise ValueError("password needs a username")
         for name in ("tls", "insecure_tls"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
@@ -178,11 +176,16 @@ class TasmotaPower(PowerInterface, Driver):
         checked_topic("stat_topic", self.stat_topic)
         if self.lwt_topic:
             checked_topic("lwt_topic", self.lwt_topic)
+        self._check_credentials()
+
+    def _check_credentials(self) -> None:
+        if self.password is not None and self.username is None:
+            raise ValueError("password needs a username")
         for name in ("ca_file", "cert_file", "key_file"):
-            path = getattr(self, name)
-            if path is not None and not Path(path).expanduser().is_file():
+            if (path := getattr(self, name)) is None:
+                continue
+            if not Path(path).expanduser().is_file():
                 raise ValueError(f"{name} {path}: there is no such file")
-            if path is not None:
-                setattr(self, name, str(Path(path).expanduser()))
+            setattr(self, name, str(Path(path).expanduser()))
         if self.key_file is not None and self.cert_file is None:
             raise ValueError("key_file needs a cert_file")

@@ -143,7 +143,8 @@ class Exchange:
         try:
             if broker.tls and broker.transport != "unix":
                 self._client.tls_set_context(self._tls())
-            self._client.connect(broker.host, broker.port, keepalive=30)
+            # The handshakes of TLS and WebSocket may take as long as the keep-alive time.
+            self._client.connect(broker.host, broker.port, keepalive=max(1, round(broker.timeout)))
         except ssl.SSLCertVerificationError as error:
             raise TasmotaError(
                 f"the certificate of the MQTT broker {broker} is not trusted ({error.verify_message}). "

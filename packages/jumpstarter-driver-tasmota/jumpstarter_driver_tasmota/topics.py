@@ -2,9 +2,9 @@
 
 A full topic is `%prefix%/%topic%/` (or another order, as FullTopic says) and the command; the prefix is `cmnd` for what
 a device is told, `stat` for its answers and `tele` for what it says by itself. `cmnd/x/POWER` with ON, OFF, or nothing
-as a question is answered by `stat/x/RESULT` with `{"POWER":"ON"}` and `stat/x/POWER` with `ON`; with SetOption4 the JSON
-comes on the latter. `cmnd/x/STATUS` with 10 is answered by `stat/x/STATUS10`, with the older 8 by `stat/x/STATUS8`.
-`tele/x/LWT` holds `Online` or `Offline`, retained.
+as a question is answered by `stat/x/RESULT` with `{"POWER":"ON"}` and `stat/x/POWER` with `ON`; with SetOption4 the
+JSON comes on the latter. `cmnd/x/STATUS` with 10 is answered by `stat/x/STATUS10`, with the older 8 by
+`stat/x/STATUS8`. `tele/x/LWT` holds `Online` or `Offline`, retained.
 """
 
 from __future__ import annotations
