@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .resources import PresignedRequestResource
 
-__all__ = ["HostPolicy", "presigned_stream", "redacted"]
+__all__ = ["HostPolicy", "TransferFailed", "presigned_stream", "redacted", "responding"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +39,66 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 SECRET_HEADERS = ("authorization", "cookie", "proxy-authorization", "x-amz-", "x-ms-", "x-goog-")
 """Beginnings of the names, in lower case, of headers that are for the first origin alone."""
 
+PLAIN_HEADERS = ("accept", "if-", "range", "user-agent")
+"""Beginnings of the names, in lower case, of headers that hold no secrets whoever adds them."""
+
 CONNECT_TIMEOUT = 30.0
 """Seconds that a server has to accept a connection."""
+
+READ_TIMEOUT = 60.0
+"""Seconds that a server may take to go on with a body, where the transfer has no limit as a whole."""
 
 MEMORY_LIMIT = 16 << 20
 """Bytes of an upload of unknown length that are kept in memory; what exceeds them goes to a temporary file."""
 
 HOSTS_VARIABLE = "JMP_PRESIGNED_HOSTS"
 """Comma-separated host name patterns that an exporter may transfer from and to; all but link-local ones if unset."""
+
+
+class TransferFailed(RuntimeError):
+    """An HTTP transfer failed; the text tells method, URL without its query, and status or cause.
+
+    Attributes:
+        status: what the server answered; None when there was no answer, or no whole one.
+        headers: of that answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers: Mapping[str, str] = {} if headers is None else headers
+
+
+@asynccontextmanager
+async def responding(
+    url: str, headers: Mapping[str, str], *, tls: Any = None, policy: HostPolicy | None = None
+) -> AsyncGenerator[tuple[aiohttp.ClientResponse, ObjectStream[bytes]], None]:
+    """GET a URL for a client; yield the response at the end of all redirects, and its body.
+
+    Args:
+        url: its percent-encoding is left alone.
+        headers: those that may hold secrets, which are all but a few, are sent to the first origin alone.
+        tls: an `ssl.SSLContext`; None for the system's authorities.
+        policy: which hosts may be connected to; default are those of `JMP_PRESIGNED_HOSTS`.
+
+    Raises:
+        TransferFailed: the server refused it, can't be reached, or the body broke off.
+        TimeoutError: no connection, or a minute without a byte.
+    """
+    import aiohttp
+
+    from .resources import PresignedRequestResource
+
+    resource = PresignedRequestResource(headers=dict(headers), url=url, method="GET")
+    # What a user adds, such as a token of a code forge, is for the server that the URL names.
+    request = _Request(resource, policy or allowed_host, lambda name: not name.startswith(PLAIN_HEADERS))
+    connector = aiohttp.TCPConnector(resolver=_guarded_resolver(), ssl=True if tls is None else tls)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
+    async with (
+        aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session,
+        request.response(session) as response,
+    ):
+        yield response, _Download(request, response)
 
 
 @asynccontextmanager
@@ -135,7 +187,13 @@ def _guarded_resolver() -> Any:
 class _Request:
     """One HTTP request with its redirects; turns failures into errors without secrets."""
 
-    def __init__(self, resource: PresignedRequestResource, policy: HostPolicy) -> None:
+    def __init__(
+        self,
+        resource: PresignedRequestResource,
+        policy: HostPolicy,
+        is_secret: Callable[[str], bool] = lambda name: name.startswith(SECRET_HEADERS),
+    ) -> None:
+        self._is_secret = is_secret
         self.method = resource.method
         self.headers = dict(resource.headers)
         self._url = resource.url
@@ -148,8 +206,9 @@ class _Request:
         """Return a header of the client by its name in lower case."""
         return next((value for key, value in self.headers.items() if key.lower() == name), None)
 
-    def fail(self, why: str) -> RuntimeError:
-        return RuntimeError(f"{self} failed: {why}")
+    def fail(self, why: str, response: aiohttp.ClientResponse | None = None) -> TransferFailed:
+        status, headers = (response.status, response.headers) if response is not None else (None, None)
+        return TransferFailed(f"{self} failed: {why}", status, headers)
 
     @asynccontextmanager
     async def response(
@@ -174,7 +233,8 @@ class _Request:
             async with response:
                 if response.status not in REDIRECTS:
                     if response.status >= 400:
-                        raise self.fail(f"the server answered {response.status} {response.reason or ''}".rstrip())
+                        why = f"the server answered {response.status} {response.reason or ''}".rstrip()
+                        raise self.fail(why, response)
                     yield response
                     return
                 location = response.headers.get("Location")
@@ -186,7 +246,7 @@ class _Request:
                 raise self.fail(f"redirected to {redacted(location)} after the body was sent")
             url = urljoin(str(target), location)
             if not _same_origin(target, URL(url, encoded=True)):
-                headers = {key: value for key, value in headers.items() if not key.lower().startswith(SECRET_HEADERS)}
+                headers = {key: value for key, value in headers.items() if not self._is_secret(key.lower())}
         raise self.fail(f"more than {MAX_REDIRECTS} redirects")
 
     def _checked(self, url: str) -> URL:
@@ -269,6 +329,8 @@ class _Download(ObjectStream[bytes]):
 
         try:
             chunk = await self._response.content.readany()
+        except TimeoutError:
+            raise TimeoutError(f"{self._request}: the server sent nothing for {READ_TIMEOUT:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise self._request.fail(_reason(error)) from None
         if not chunk:
