@@ -42,8 +42,10 @@ async function refresh() {
       throw new Error(await answer.text());
     }
     const state = await answer.json();
-    element("name").textContent = state.name;
-    document.title = `${state.name} - video`;
+    if (state.name !== "unknown") {
+      element("name").textContent = state.name;
+      document.title = `${state.name} - video`;
+    }
     if (!paused) {
       show(describe(state), state.online ? "live" : "failed");
       if (state.online && !wasOnline) {
