@@ -116,7 +116,7 @@ class Console:
         Raises:
             ConsoleClosed: the connection has ended.
         """
-        return self._ask(lambda token: INTERRUPT + self.dialect.probe(token), timeout) is not None
+        return self._ask(INTERRUPT, False, timeout) is not None
 
     def synchronise(self, timeout: float = SYNC_WAIT) -> None:
         """Interrupt what runs, discard what was typed, and wait until the shell answers.
@@ -173,12 +173,14 @@ class Console:
     def _find(self, timeout: float) -> str:
         """Return the mark of the last command, as soon as the shell tells it."""
         deadline, wait, seen = time.monotonic() + timeout, 0.5, ""
-        while True:
+        for attempt in count():
             # A terminal throws away what follows an interrupt too closely.
             self._send(INTERRUPT)
             while piece := self._read(min(QUIET, max(deadline - time.monotonic(), 0))):
                 seen = (seen + piece)[-READ_SIZE:]
-            mark = self._ask(self.dialect.probe, max(min(wait, deadline - time.monotonic()), 0.05))
+            # A console that loses characters is asked slowly, every other time.
+            slowly = self._paced or attempt % 2 == 1
+            mark = self._ask("", slowly, max(min(wait, deadline - time.monotonic()), 0.05))
             if mark is not None:
                 return mark
             seen += self._take()
@@ -188,14 +190,19 @@ class Console:
                     f"{self.dialect.name} doesn't answer at the console within {timeout:g} s: {_why_silent(seen)}",
                     self._shown(seen),
                 )
+        raise AssertionError  # count() has no end
 
-    def _ask(self, probe: Callable[[str], str], timeout: float) -> str | None:
-        """Ask for the mark of the last command; None when nobody answers."""
+    def _ask(self, before: str, slowly: bool, timeout: float) -> str | None:
+        """Ask for the mark of the last command, some keys before the question; None when nobody answers."""
         from pexpect import EOF, TIMEOUT
 
         token = next(self._tokens)
+        question = before + self.dialect.probe(token)
         try:
-            self.session.sendline(probe(token))
+            if slowly:
+                self._typed(question, CHUNK, min(timeout, ECHO_WAIT))
+                question = ""
+            self.session.sendline(question)
             self.session.expect(rf"{re.escape(PROBE)}{token}\[([0-9a-f:]*)[^0-9a-f:]", timeout=timeout)
         except TIMEOUT:
             return None
@@ -308,14 +315,14 @@ class Console:
             self._shown("" if self.redact else echo),
         )
 
-    def _typed(self, line: str, size: int) -> str:
+    def _typed(self, line: str, size: int, wait: float | None = None) -> str:
         """Type a line in pieces, waiting for the echo of each; return all that came back."""
         echo = ""
         for start in range(0, len(line), size):
             self._send(line[start : start + size])
             until = line[: start + size]
             while matched(until, echo) < len(until):
-                piece = self._read(ECHO_WAIT)
+                piece = self._read(ECHO_WAIT if wait is None else wait)
                 echo += piece
                 if not piece or echo.count("\a") >= BELLS or len(echo) > MAX_ECHO:
                     return echo
@@ -376,7 +383,11 @@ class Console:
 
     def _give_back(self, text: str) -> None:
         """Leave text to whoever reads the session next."""
-        self.session.buffer = text.encode() if self.session.string_type is bytes else text
+        data = text.encode() if self.session.string_type is bytes else text
+        self.session.buffer = data
+        # pexpect searches only what it has noted as new as well.
+        self.session._before = self.session.buffer_type()
+        self.session._before.write(data)
 
     def _settle(self) -> None:
         """Wait until the prompt is there, and remember it."""
@@ -446,6 +457,7 @@ class _Run:
         self._on_text = on_text
         self._text = ""
         self._told = 0
+        self._questions: list[str] = []
         self._searched = 0
         self._begin = re.compile(rf"(?:^|\n)[^\n]*?(?<!echo ){re.escape(BEGIN + token)}\n")
         self._end = re.compile(rf"{re.escape(END + token)}:(\d+)\n")
@@ -475,9 +487,7 @@ class _Run:
         output = self._text[min(start, end) : end]
         self._console._give_back(self._text[after:])
         self._console._echoes |= "'jm''p" in self._text
-        # A question that was asked meanwhile, and its answer, are no output.
-        lines = [line for line in output.split("\n") if not _is_marker(line)]
-        return Result(self._command, status, "\n".join(lines))
+        return Result(self._command, status, self._without_questions(output))
 
     def _look(self, piece: str) -> None:
         """See whether the board has restarted, and hand on what is output."""
@@ -507,8 +517,14 @@ class _Run:
         start = max(self._told, begin)
         if end > start:
             self._told = end
-            lines = self._text[start:end].splitlines(keepends=True)
-            self._on_text("".join(line for line in lines if not _is_marker(line)))
+            self._on_text(self._without_questions(self._text[start:end]))
+
+    def _without_questions(self, output: str) -> str:
+        """Leave out what was asked while the command seemed to have ended, and the answers."""
+        if not self._questions:
+            return output
+        lines = output.splitlines(keepends=True)
+        return "".join(line for line in lines if not any(token in line for token in self._questions))
 
     def _stalled(self) -> Result | None:
         """Nothing has come for a while: find out whether the command has ended without telling."""
@@ -525,6 +541,7 @@ class _Run:
         if not self._console.at_prompt(self._text):
             return None
         probe = next(self._console._tokens)
+        self._questions.append(probe)
         self._console._send(self._dialect.probe(probe) + "\n")
         answer = re.compile(rf"{re.escape(PROBE + probe)}\[([0-9a-f:]*)\n")
         deadline = min(time.monotonic() + PROBE_WAIT, self._deadline)
