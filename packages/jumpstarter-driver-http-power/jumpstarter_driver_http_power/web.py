@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -67,25 +68,25 @@ class Web:
         from yarl import URL
 
         headers = dict(endpoint.headers)
-        middlewares: tuple[Any, ...] = ()
         if self.auth is not None and self.auth.basic is not None:
             pair = f"{self.auth.basic.user}:{self.auth.basic.password}".encode()
             headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
-        elif self.auth is not None and self.auth.digest is not None:
-            digest = aiohttp.DigestAuthMiddleware(self.auth.digest.user, self.auth.digest.password)
-            middlewares = (digest,)
-        # A plain address may be redirected to the encrypted one.
-        context = await anyio.to_thread.run_sync(self._tls)
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None),
-            connector=aiohttp.TCPConnector(force_close=True, ssl=context),
+            connector=aiohttp.TCPConnector(force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
-            middlewares=middlewares,
         ) as session:
             url, method = URL(endpoint.url, encoded=True), endpoint.method
             for _ in range(MAX_REDIRECTS + 1):
-                body = _body(endpoint, headers) if method in BODY_METHODS else None
-                async with session.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
+                async with session.request(
+                    method,
+                    url,
+                    data=_body(endpoint, headers) if method in BODY_METHODS else None,
+                    headers=headers,
+                    allow_redirects=False,
+                    ssl=await anyio.to_thread.run_sync(self._tls) if url.scheme == "https" else True,
+                    middlewares=self._middlewares(),
+                ) as response:
                     if response.status not in (301, 302, 303, 307, 308):
                         return await _answer(endpoint, response)
                     target = _redirected(endpoint, url, response)
@@ -98,6 +99,14 @@ class Web:
                         )
                     url = target
         raise HttpPowerError(f"{endpoint.shown} is redirected more than {MAX_REDIRECTS} times")
+
+    def _middlewares(self) -> tuple[Any, ...]:
+        """Return what answers challenges: new for each address, for it keeps to the first one."""
+        import aiohttp
+
+        if self.auth is None or self.auth.digest is None:
+            return ()
+        return (aiohttp.DigestAuthMiddleware(self.auth.digest.user, self.auth.digest.password),)
 
     def _tls(self) -> ssl.SSLContext:
         """Return the TLS settings; blocking, as it reads the authorities."""
@@ -155,7 +164,8 @@ def _shown(url: URL) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """Return why a request failed; aiohttp puts whole addresses into its messages, with what is secret in them."""
+    return re.sub(r"\?[^\s'\"]+", "?...", str(error)) or type(error).__name__
 
 
 def excerpt(text: str) -> str:
