@@ -13,6 +13,7 @@ pytest_plugins = [
     "jumpstarter_testbench.devices",
     "jumpstarter_testbench.folder_servers",
     "jumpstarter_testbench.identity_provider",
+    "jumpstarter_testbench.kube.fixtures",
     "jumpstarter_testbench.oci_registry",
     "jumpstarter_testbench.serial_ports",
 ]
