@@ -24,6 +24,9 @@ STEP: Final = 0.1
 BACKLOG: Final = 1000
 """Messages that are kept until they are looked at; a plug sends two or three."""
 
+TWIN_WITHIN: Final = 0.3
+"""Seconds that the plain form of a state may come after the JSON form."""
+
 OLD_STATUS_AFTER: Final = 0.4
 """Part of the time after which a plug that ignores STATUS 10 is asked for STATUS 8."""
 
@@ -211,9 +214,13 @@ class Exchange:
             told.append(state)
             return wanted(state)
 
-        if self._next(matches, time.monotonic() + self._broker.timeout) is None:
-            last = f"; it says {told[-1].upper()}" if told else ""
+        answer = self._next(matches, time.monotonic() + self._broker.timeout)
+        if answer is None:
+            last = f", and says {told[-1].upper()}" if told else ""
             raise TasmotaTimeout(self._silence(otherwise + last, self._topics.command))
+        if Topics.is_json(answer.payload):
+            # The rest of this answer must not be taken for the answer to the next question.
+            self._next(lambda each: matches(each) and not Topics.is_json(each.payload), time.monotonic() + TWIN_WITHIN)
         return told[-1]
 
     def _next(self, matches: Callable[[Any], bool], deadline: float) -> Any:

@@ -2,9 +2,9 @@
 
 A full topic is `%prefix%/%topic%/` (or another order, as FullTopic says) and the command; the prefix is `cmnd` for what
 a device is told, `stat` for its answers and `tele` for what it says by itself. `cmnd/x/POWER` with ON, OFF, or nothing
-as a question is answered by `stat/x/RESULT` with `{"POWER":"ON"}` and `stat/x/POWER` with `ON`; with SetOption4 the
-JSON comes on the latter. `cmnd/x/STATUS` with 10 is answered by `stat/x/STATUS10`, with the older 8 by
-`stat/x/STATUS8`. `tele/x/LWT` holds `Online` or `Offline`, retained.
+as a question is answered by `stat/x/RESULT` with `{"POWER":"ON"}` and then by `stat/x/POWER` with `ON`; with SetOption4
+the JSON comes on the latter too, with SetOption90 it comes alone. `cmnd/x/STATUS` with 10 is answered by
+`stat/x/STATUS10`, with the older 8 by `stat/x/STATUS8`. `tele/x/LWT` holds `Online` or `Offline`, retained.
 """
 
 from __future__ import annotations
@@ -80,12 +80,17 @@ class Topics:
         if topic not in self.states:
             return None
         text = payload.decode("utf-8", "replace").strip()
-        if text.startswith("{"):
+        if self.is_json(payload):
             text = self._from_json(text)
         elif topic.endswith("/RESULT"):
             return None
         word = text.lower()
         return "on" if word in ON_WORDS else "off" if word in OFF_WORDS else None
+
+    @staticmethod
+    def is_json(payload: bytes) -> bool:
+        """Tell whether a state has the JSON form, which the plain one follows (but for SetOption90)."""
+        return payload.lstrip().startswith(b"{")
 
     def _from_json(self, text: str) -> str:
         try:

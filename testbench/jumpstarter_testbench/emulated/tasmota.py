@@ -25,6 +25,7 @@ class TasmotaPlug:
         energy: dict[str, Any] | None = None,
         option4: bool = False,
         option26: bool = False,
+        option90: bool = False,
         status: tuple[int, ...] = (8, 10),
         host: str = "127.0.0.1",
     ) -> None:
@@ -37,6 +38,7 @@ class TasmotaPlug:
             energy: what its meter tells; None for a plug without one.
             option4: answers come as JSON on the topic of the command (SetOption4).
             option26: a single relay says POWER1 (SetOption26).
+            option90: states are told as JSON only (SetOption90).
             status: the STATUS commands that it knows.
             host: the broker's.
         """
@@ -50,7 +52,7 @@ class TasmotaPlug:
         self.heard = threading.Event()
         self._topic = topic
         self._energy = energy
-        self._option4, self._option26 = option4, option26
+        self._option4, self._option26, self._option90 = option4, option26, option90
         self._status = status
         self._ready = threading.Event()
         self._address = (host, port)
@@ -127,10 +129,8 @@ class TasmotaPlug:
         name = f"POWER{number}" if len(self.on) > 1 or self._option26 else "POWER"
         state = "ON" if self.on[number - 1] else "OFF"
         answer = json.dumps({name: state}, separators=(",", ":"))
-        if self._option4:
-            self._answer(name, answer)
-        else:
-            self._answer("RESULT", answer)
+        self._answer(name if self._option4 else "RESULT", answer)
+        if not self._option90:
             self._answer(name, state)
 
     def _answer(self, name: str, payload: str) -> None:
