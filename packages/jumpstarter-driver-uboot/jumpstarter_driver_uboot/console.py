@@ -116,7 +116,7 @@ class Console:
         Raises:
             ConsoleClosed: the connection has ended.
         """
-        return self._ask(INTERRUPT, False, timeout) is not None
+        return self._ask(INTERRUPT, False, timeout)
 
     def synchronise(self, timeout: float = SYNC_WAIT) -> None:
         """Interrupt what runs, discard what was typed, and wait until the shell answers.
@@ -170,8 +170,8 @@ class Console:
         found = self.session.after
         return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
 
-    def _find(self, timeout: float) -> str:
-        """Return the mark of the last command, as soon as the shell tells it."""
+    def _find(self, timeout: float) -> None:
+        """Ask until the shell answers."""
         deadline, wait, seen = time.monotonic() + timeout, 0.5, ""
         for attempt in count():
             # A terminal throws away what follows an interrupt too closely.
@@ -180,9 +180,8 @@ class Console:
                 seen = (seen + piece)[-READ_SIZE:]
             # A console that loses characters is asked slowly, every other time.
             slowly = self._paced or attempt % 2 == 1
-            mark = self._ask("", slowly, max(min(wait, deadline - time.monotonic()), 0.05))
-            if mark is not None:
-                return mark
+            if self._ask("", slowly, max(min(wait, deadline - time.monotonic()), 0.05)):
+                return
             seen += self._take()
             wait = min(2 * wait, 4)
             if time.monotonic() >= deadline:
@@ -192,24 +191,23 @@ class Console:
                 )
         raise AssertionError  # count() has no end
 
-    def _ask(self, before: str, slowly: bool, timeout: float) -> str | None:
-        """Ask for the mark of the last command, some keys before the question; None when nobody answers."""
+    def _ask(self, before: str, slowly: bool, timeout: float) -> bool:
+        """Greet the shell, some keys before the question; tell whether it answers."""
         from pexpect import EOF, TIMEOUT
 
         token = next(self._tokens)
-        question = before + self.dialect.probe(token)
+        question = before + self.dialect.greeting(token)
         try:
             if slowly:
                 self._typed(question, CHUNK, min(timeout, ECHO_WAIT))
                 question = ""
             self.session.sendline(question)
-            self.session.expect(rf"{re.escape(PROBE)}{token}\[([0-9a-f:]*)[^0-9a-f:]", timeout=timeout)
+            self.session.expect(rf"{re.escape(PROBE)}{token}\[{token}:0[^0-9a-f]", timeout=timeout)
         except TIMEOUT:
-            return None
+            return False
         except (EOF, OSError) as error:
             raise self._closed(error) from error
-        mark = self.session.match.group(1) if self.session.match else ""
-        return mark.decode() if isinstance(mark, bytes) else str(mark)
+        return True
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -540,6 +538,7 @@ class _Run:
             )
         if not self._console.at_prompt(self._text):
             return None
+        shown = self._shown()
         probe = next(self._console._tokens)
         self._questions.append(probe)
         self._console._send(self._dialect.probe(probe) + "\n")
@@ -559,7 +558,7 @@ class _Run:
             return self._result(int(status), max(found.start(), begin or 0), found.end())
         error = CommandAborted if token else BoardRestarted
         reason = "gave up" if token else "was restarted, or another shell was started, during"
-        raise error(f"{self._dialect.name} {reason} {self._shown_command()}", self._shown())
+        raise error(f"{self._dialect.name} {reason} {self._shown_command()}", shown)
 
     def _give_up(self) -> None:
         raise self._interrupted(

@@ -40,8 +40,12 @@ class Dialect:
     """What a board shows only when it is no longer where it was."""
 
     def probe(self, token: str) -> str:
-        """Return the line that prints `jmp?TOKEN[` and the status of the last command."""
+        """Return the line that prints `jmp?TOKEN[` and the mark of the last command: `TOKEN:STATUS`."""
         return f"echo 'jm''p?{token}['$jmps"
+
+    def greeting(self, token: str) -> str:
+        """Return the line that does that when there may have been no command yet."""
+        return f"jmps={token}:0;{self.probe(token)}"
 
     def compose(self, command: str, token: str) -> str:
         """Return the line that runs a command between its markers.
