@@ -109,7 +109,6 @@ class ControllerHost:
             if self.direct is not None and self._grants is not None:
 
                 async def handle(connection: TLSByteStream, caller: Caller) -> None:
-                    await context.wait_for_drivers()
                     await self._serve_directly(connection, caller)
 
                 await stack.enter_async_context(self.direct.serving(self._grants, handle))

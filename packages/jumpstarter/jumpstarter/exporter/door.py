@@ -31,6 +31,9 @@ MOST_TEXT = 200
 class Door(jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2_grpc.RouterServiceServicer):
     """The services of a session for one client.
 
+    Clients come while the hook before their lease runs, and see its log and the status of the exporter; what they ask
+    of the drivers waits until it is over.
+
     Args:
         session: what is behind the door.
         caller: who is before it.
@@ -66,6 +69,7 @@ class Door(jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2_grpc.RouterS
 
     async def DriverCall(self, request: jumpstarter_pb2.DriverCallRequest, context: Any) -> Any:
         """Pass a call to the driver that it names."""
+        await self._prepared()
         if self._watches:
             await self._check(request.uuid, request.method, MARKER_DRIVERCALL, context)
         uses = self._uses
@@ -81,6 +85,7 @@ class Door(jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2_grpc.RouterS
 
     async def StreamingDriverCall(self, request: jumpstarter_pb2.StreamingDriverCallRequest, context: Any) -> None:
         """Pass a streaming call to the driver that it names."""
+        await self._prepared()
         if self._watches:
             await self._check(request.uuid, request.method, MARKER_STREAMING_DRIVERCALL, context)
         self._uses.begin()
@@ -105,6 +110,7 @@ class Door(jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2_grpc.RouterS
         """Reset every driver."""
         if self._watches:
             await self._refuse("reset the devices", context)
+        await self._prepared()
         return await self.session.Reset(request, context)
 
     async def EndSession(self, request: jumpstarter_pb2.EndSessionRequest, context: Any) -> Any:
@@ -129,6 +135,7 @@ class Door(jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2_grpc.RouterS
     ) -> None:
         """Open a stream and forward both directions until they end; arguments as of `Session.serve_stream`."""
         uuid, method = _named(metadata)
+        await self._prepared()
         if self._watches:
             await self._check(uuid, method, MARKER_STREAMCALL, context)
         self._uses.begin()
@@ -140,6 +147,12 @@ class Door(jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2_grpc.RouterS
             raise
         finally:
             self._uses.end(self._client, uuid, method[:MOST_TEXT], "stream", outcome)
+
+    async def _prepared(self) -> None:
+        """Wait until the hook before the lease is over; whether it passed is for the session to judge."""
+        lease = self.session.lease_context
+        if lease is not None:
+            await lease.wait_for_drivers()
 
     # -- watchers --------------------------------------------------------------------------------
 

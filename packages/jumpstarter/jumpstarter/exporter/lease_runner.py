@@ -243,7 +243,6 @@ class LeaseRunner:
 
     async def _connect(self, connection: Any) -> None:
         try:
-            await self.context.wait_for_drivers()
             await self.host.bridge(self.context, connection)
         except Exception as error:  # noqa: BLE001 (the failure of one connection is no matter of the others)
             logger.warning("lease %s: a connection failed: %s", self.context.lease_name, details_of(error))
