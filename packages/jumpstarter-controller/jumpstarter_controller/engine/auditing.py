@@ -81,14 +81,15 @@ class Auditor:
 
     async def run(self) -> None:
         """Write what is noted, until cancelled, and then the rest."""
-        pause = _SECONDS
+        gather: float = getattr(self._store, "audit_seconds", _SECONDS)
+        pause = gather
         try:
             while True:
                 await self._wake.wait()
                 await anyio.sleep(pause)
                 try:
                     await self.flush()
-                    pause = _SECONDS
+                    pause = gather
                 except StoreError as error:
                     if pause == _SECONDS:
                         logger.warning("The audit record can't be written, entries are kept for later: %s", error)
