@@ -24,6 +24,7 @@ from jumpstarter_driver_qemu.driver import Qemu
 from jumpstarter_driver_tftp.driver import Tftp
 from pexpect import TIMEOUT
 
+from . import console
 from .client import UbootConsoleClient
 from .common import ESC
 from .conftest import BOUND, Board
@@ -231,6 +232,11 @@ def client_of(board: Board, **config: Any) -> Iterator[UbootConsoleClient]:
 
 class TestReachingThePrompt:
     """Boards that boot in their own ways."""
+
+    @pytest.fixture(autouse=True)
+    def near(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """These boards are so near that prompts are complete sooner."""
+        monkeypatch.setattr(console, "QUIET", 0.03)
 
     def test_a_board_that_is_quick_is_stopped(self, scripted: Board) -> None:
         # given a boot delay that would be over before a console is opened after the power cycle

@@ -109,6 +109,7 @@ class Board:
                 raise PowerCut
             if self._listener in ready:
                 self._connection, _ = self._listener.accept()
+                self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             elif self._connection is not None:
                 self._receive(self._connection)
         first, self._pending = self._pending[:1], self._pending[1:]
@@ -270,4 +271,5 @@ def scripted() -> Iterator[Board]:
 def session(scripted: Board) -> Iterator[fdspawn]:
     """A pexpect session on its console."""
     with socket.create_connection(("127.0.0.1", scripted.port), BOUND) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield fdspawn(connection, timeout=BOUND)

@@ -278,6 +278,7 @@ def test_garbage_is_told(scripted: Board, session, console):
 
 def test_what_answers_instead_is_shown(scripted: Board, console):
     # given a board that has booted Linux
+    console.run("echo")
     scripted.boot_delay = 0
     scripted.switch(False)
     scripted.switch(True)
