@@ -11,6 +11,7 @@ pytest_plugins = [
     "jumpstarter_testbench.browser",
     "jumpstarter_testbench.daemons",
     "jumpstarter_testbench.devices",
+    "jumpstarter_testbench.flasher_bundle",
     "jumpstarter_testbench.folder_servers",
     "jumpstarter_testbench.identity_provider",
     "jumpstarter_testbench.kube.fixtures",

@@ -36,6 +36,9 @@ class ProgressAttribute(TypedAttributeSet):
     total: float = typed_attribute()
     """Bytes that will be received in all."""
 
+    shown: bool = typed_attribute()
+    """Whether whoever made the stream shows its progress already."""
+
 
 @dataclass(kw_only=True)
 class ProgressStream(ObjectStream[bytes]):
@@ -52,7 +55,7 @@ class ProgressStream(ObjectStream[bytes]):
     _meters: dict[str, _Meter] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.logging and not _terminal():
+        if (not self.logging and not _terminal()) or self.stream.extra(ProgressAttribute.shown, False):
             self.receive = self.stream.receive  # type: ignore[method-assign]
             self.send = self.stream.send  # type: ignore[method-assign]
 

@@ -104,6 +104,17 @@ async def test_the_bar_shows_amount_and_total(monkeypatch: pytest.MonkeyPatch) -
     assert "4.0/4.0 KiB" in terminal.getvalue()
 
 
+async def test_a_stream_whose_maker_shows_its_progress_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shown(Wire):
+        @property
+        def extra_attributes(self) -> dict[object, Callable[[], object]]:
+            return {ProgressAttribute.shown: lambda: True}
+
+    terminal = on_terminal(monkeypatch)
+    await ProgressStream(stream=Shown(b"a")).receive()
+    assert terminal.getvalue() == ""
+
+
 async def test_two_transfers_share_the_display(monkeypatch: pytest.MonkeyPatch) -> None:
     on_terminal(monkeypatch)
     async with ProgressStream(stream=Wire(b"a")) as one, ProgressStream(stream=Wire(b"b")) as other:
