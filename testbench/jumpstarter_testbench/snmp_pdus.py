@@ -108,7 +108,7 @@ class Unit:
         for pdu in (1,):
             self.commands[oid(f"1.3.6.1.4.1.13742.6.4.1.2.1.2.{pdu}.{number}")] = (outlet, {1: True, 0: False})
             self.states[oid(f"1.3.6.1.4.1.13742.6.4.1.2.1.3.{pdu}.{number}")] = outlet
-            for sensor, value, digits in ((1, 1234, 3), (4, 2305, 1), (5, 280, 0)):
+            for sensor, value, digits in ((1, 1500, 3), (4, 2305, 1), (5, 340, 0)):
                 self.values[oid(f"1.3.6.1.4.1.13742.6.5.4.3.1.4.{pdu}.{number}.{sensor}")] = value
                 self.values[oid(f"1.3.6.1.4.1.13742.6.3.5.4.1.7.{pdu}.{number}.{sensor}")] = digits
 

@@ -44,12 +44,9 @@ def _user_lines() -> Iterator[str]:
         yield f"rwuser {name} {'noauth' if auth == 'NONE' else 'auth' if priv == 'NONE' else 'priv'}"
 
 
-@pytest.fixture(scope="session")
-def pdus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of Net-SNMP's agent with the units of all families; its communities are `private` and `public`."""
-    need("snmpd")
-    folder = tmp_path_factory.mktemp("pdus")
-    lines = ["rwcommunity private 127.0.0.1", "rocommunity public 127.0.0.1", *_user_lines()]
+def agent_command(folder: Path, port: int) -> list[str | Path]:
+    """Write an agent's config into a folder and return the command that runs it there."""
+    lines = [f"agentaddress udp:127.0.0.1:{port}", "rwcommunity private 127.0.0.1", "rocommunity public 127.0.0.1"]
     for family, subtree in snmp_pdus.SUBTREES.items():
         # snmpd splits its directives at blanks, quoted or not, so that the arguments go into a script.
         script = folder / family
@@ -58,24 +55,34 @@ def pdus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         )
         script.chmod(0o755)
         lines.append(f"pass_persist .{subtree} {script}")
+    config = folder / "snmpd.conf"
+    config.write_text("\n".join([*lines, *_user_lines(), ""]))
+    config.chmod(0o600)
+    return [program("snmpd"), "-f", "-Lo", "-C", "-c", config, "-p", folder / "pid"]
 
-    def command(port: int) -> list[str | Path]:
-        config = folder / "snmpd.conf"
-        config.write_text("\n".join([f"agentaddress udp:127.0.0.1:{port}", *lines, ""]))
-        config.chmod(0o600)
-        return [program("snmpd"), "-f", "-Lo", "-C", "-c", config, "-p", folder / "pid"]
 
-    def answers(port: int) -> bool:
-        asked = [program("snmpget"), "-v2c", "-c", "public", "-t", "1", "-r", "0", f"127.0.0.1:{port}"]
-        found = subprocess.run([*asked, "1.3.6.1.2.1.105.1.1.1.3.1.1"], capture_output=True, timeout=10)
-        return found.returncode == 0
+def agent_environment(folder: Path) -> dict[str, str]:
+    """Return the environment of an agent; below the folder it keeps how often it was started."""
+    return {"SNMP_PERSISTENT_DIR": str(folder / "state")}
 
+
+def answers(port: int) -> bool:
+    """Tell whether an agent answers."""
+    command = [program("snmpget"), "-v2c", "-c", "public", "-t", "1", "-r", "0", f"127.0.0.1:{port}"]
+    return subprocess.run([*command, "1.3.6.1.2.1.105.1.1.1.3.1.1"], capture_output=True, timeout=10).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def pdus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of Net-SNMP's agent with the units of all families; its communities are `private` and `public`."""
+    need("snmpd")
+    folder = tmp_path_factory.mktemp("pdus")
     with running_on_free_port(
-        command,
+        lambda port: agent_command(folder, port),
         log=folder / "log",
         ready=answers,
         kind=socket.SOCK_DGRAM,
-        env={"SNMP_PERSISTENT_DIR": str(folder / "state")},
+        env=agent_environment(folder),
     ) as port:
         yield port
 

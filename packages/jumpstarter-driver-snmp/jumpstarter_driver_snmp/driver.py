@@ -17,7 +17,7 @@ from jumpstarter_driver_power.driver import PowerInterface
 
 from .common import AuthProtocol, PowerState, PrivProtocol, SNMPError, Version
 from .families import Command, Family, State, checked_oid, families, family_of_control, find_family
-from .session import Session, Target, session
+from .session import Engines, Session, Target, session
 
 __all__ = ["AuthProtocol", "PowerState", "PrivProtocol", "SNMPError", "SNMPServer", "Version"]
 
@@ -40,6 +40,7 @@ class _Turn:
 
     def __init__(self) -> None:
         self.lock = anyio.Lock()
+        self.engines = Engines()
 
 
 _turns: WeakValueDictionary[tuple[str, int], _Turn] = WeakValueDictionary()
@@ -72,6 +73,8 @@ class SNMPServer(PowerInterface, Driver):
     priv_key: str | None = field(default=None, repr=False)
     timeout: float = 5.0
     """Seconds that a request may take, with its repetitions."""
+    confirm_timeout: float = 10.0
+    """Seconds that the unit may take until it reports the state that it was switched to."""
     oid: str | None = None
     """Without `pdu`: object that switches, to which the outlet's number is added."""
     on_value: int | None = None
@@ -158,7 +161,7 @@ class SNMPServer(PowerInterface, Driver):
         async with self._session() as agent:
             await agent.set(command.oid, command.value)
             if self._outlet.state is not None:
-                await self.confirm(state)
+                await self.confirm(state, self.confirm_timeout)
         return f"Power {state.upper()} command sent successfully"
 
     @asynccontextmanager
@@ -172,7 +175,7 @@ class SNMPServer(PowerInterface, Driver):
         if patience.cancelled_caught:
             raise TimeoutError(f"{self._target} was busy with other outlets for {TURN_TIMEOUT:g} s")
         try:
-            async with session(self._target) as agent:
+            async with session(self._target, self._turn.engines) as agent:
                 token = _current.set(agent)
                 try:
                     yield agent
@@ -187,8 +190,10 @@ class SNMPServer(PowerInterface, Driver):
         if not isinstance(self.host, str) or not self.host.strip():
             raise ValueError(f"host must be the name or address of the unit, not {self.host!r}")
         self._check_number("port", self.port, 1, 65535)
-        if isinstance(self.timeout, bool) or not isinstance(self.timeout, int | float) or not 0 < self.timeout <= 300:
-            raise ValueError(f"timeout must be above 0 and at most 300 seconds, not {self.timeout!r}")
+        for name in ("timeout", "confirm_timeout"):
+            seconds = getattr(self, name)
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 300:
+                raise ValueError(f"{name} must be above 0 and at most 300 seconds, not {seconds!r}")
         return Target(
             host=self.host.strip(),
             port=self.port,
@@ -253,7 +258,11 @@ class SNMPServer(PowerInterface, Driver):
         state = None
         if self.state_oid != "":
             state_oid = checked_oid(self.state_oid) if self.state_oid else control
-            state = {"oid": f"{state_oid}.{{outlet}}", "on_states": self.on_states or [on], "off_states": self.off_states or [off]}
+            state = {
+                "oid": f"{state_oid}.{{outlet}}",
+                "on_states": self.on_states or [on],
+                "off_states": self.off_states or [off],
+            }
         return (
             Family(
                 switch_on=Command(oid=f"{control}.{{outlet}}", value=on),

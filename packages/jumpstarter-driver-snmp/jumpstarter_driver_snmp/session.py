@@ -136,15 +136,42 @@ class Session:
         return SNMPError(f"SNMP {verb} failed: SNMP error: {failure} ({self._target}). {hint}".rstrip())
 
 
+class Engines:
+    """Engines that were made already: making one takes some tenths of a second, mostly to read MIBs.
+
+    Not for more than one session at a time.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[Target, tuple[str, int]], Any] = {}
+
+    async def take(self, target: Target, address: tuple[str, int], is_v6: bool) -> Any:
+        """Return the engine for an agent, which is made if need be.
+
+        Raises:
+            SNMPError: a key is refused.
+        """
+        engine = self._made.pop((target, address), None)
+        return engine or await to_thread.run_sync(partial(_engine, target, address, is_v6))
+
+    def give_back(self, target: Target, address: tuple[str, int], engine: Any) -> None:
+        """Keep an engine for the next session; one that met a failure better isn't."""
+        self._made[target, address] = engine
+
+
 @asynccontextmanager
-async def session(target: Target) -> AsyncGenerator[Session, None]:
+async def session(target: Target, engines: Engines) -> AsyncGenerator[Session, None]:
     """Open a session with an agent; nothing is sent before the first request.
+
+    Args:
+        target: the agent.
+        engines: those that earlier sessions have made.
 
     Raises:
         SNMPError: the host's name can't be resolved, or a key is refused.
     """
     address, is_v6 = await _resolved(target)
-    engine = await to_thread.run_sync(partial(_engine, target, address, is_v6))
+    engine = await engines.take(target, address, is_v6)
     loop = asyncio.get_running_loop()
     transport = _transport(is_v6)
     # The transport's own way to open would leave that to a task of its own.
@@ -165,6 +192,7 @@ async def session(target: Target) -> AsyncGenerator[Session, None]:
         if ticking is not None:
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([ticking], timeout=1)
+    engines.give_back(target, address, engine)
 
 
 async def _resolved(target: Target) -> tuple[tuple[str, int], bool]:
