@@ -6,6 +6,7 @@ While a worker thread reads or writes one chunk, the event loop sends or receive
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from anyio import BrokenResourceError, CancelScope, EndOfStream
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
-__all__ = ["CHUNK_SIZE", "ReadAhead", "WriteBehind", "finish", "receive_into", "send_from"]
+__all__ = ["CHUNK_SIZE", "ReadAhead", "WriteBehind", "finish", "interruptible", "receive_into", "send_from"]
 
 CHUNK_SIZE = 1 << 20
 """Bytes moved at a time: large enough that a trip to a thread costs nothing beside it, below gRPC's 4 MiB."""
@@ -65,6 +66,23 @@ async def finish(work: Callable[[], object]) -> None:
     job = _start(work)
     await _settled(job)
     job.result()
+
+
+async def interruptible(work: Callable[[threading.Event], T]) -> T:
+    """Run blocking work in a worker thread; when this task is cancelled, tell it to stop, and wait until it has.
+
+    Args:
+        work: looks at the event that it is given every now and then, and returns when that is set.
+
+    Returns what `work` returned, and raises what it raised.
+    """
+    stop = threading.Event()
+    job = _start(work, stop)
+    try:
+        return await _finished(job)
+    finally:
+        stop.set()
+        await _settled(job)
 
 
 class ReadAhead:
