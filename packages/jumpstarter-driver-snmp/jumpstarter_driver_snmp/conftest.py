@@ -58,7 +58,11 @@ def agent_command(folder: Path, port: int) -> list[str | Path]:
     config = folder / "snmpd.conf"
     config.write_text("\n".join([*lines, *_user_lines(), ""]))
     config.chmod(0o600)
-    return [program("snmpd"), "-f", "-Lo", "-C", "-c", config, "-p", folder / "pid"]
+    # Without the machine's own configs, but with what this agent remembers.
+    remembered = folder / "state" / "snmpd.conf"
+    remembered.parent.mkdir(exist_ok=True)
+    remembered.touch(mode=0o600)
+    return [program("snmpd"), "-f", "-Lo", "-C", "-c", f"{config},{remembered}", "-p", folder / "pid"]
 
 
 def agent_environment(folder: Path) -> dict[str, str]:
