@@ -189,7 +189,7 @@ class CorelliumPower(VirtualPowerInterface, Driver):
         if instance is None:
             self.logger.info("there is no instance %s, nothing to switch off", parent.device_name)
             return
-        if instance.state != "off":
+        if instance.state != "off" and not (destroy and instance.state == "error"):
             await _in_thread(api.set_instance_state, instance, "off")
             await self.wait_instance(instance, Instance(id=instance.id, state="off"))
         if destroy:
@@ -232,7 +232,8 @@ class CorelliumPower(VirtualPowerInterface, Driver):
                 return
             if found is None:
                 raise CorelliumApiException(f"the instance {self.parent.device_name} is gone; somebody deleted it")
-            if found.state == "error":
+            # One that had failed before may still say so for a moment.
+            if found.state == "error" and desired is not None and current.state != "error":
                 raise CorelliumApiException(
                     f"the instance {self.parent.device_name} is in the state error; look at it in Corellium's web "
                     "page, or throw it away with `off --destroy`"
@@ -269,7 +270,7 @@ class CorelliumConsole(NetworkInterface, Driver):
     driver_type: ClassVar[str] = "serial"
 
     parent: Corellium = field(repr=False)
-    url: str = ""
+    url: str = field(default="", repr=False, compare=False)
     """Address of the console, with the permission in it; the service is asked each time, what is set is ignored."""
     baudrate: int = 115200
     """A virtual device has no such thing; accepted for the likeness with serial ports."""
@@ -293,9 +294,10 @@ class CorelliumConsole(NetworkInterface, Driver):
             raise ValueError(f"there is no instance {parent.device_name}; switch it on first")
         console = api.get_instance_console_id(instance, parent.console_name)
         if console is None:
+            known = ", ".join(api.get_instance_consoles(instance)) or "none yet; they appear when the device is on"
             raise ValueError(
-                f"the instance {parent.device_name} has no console {parent.console_name}. Check `console_name`; "
-                "consoles appear when the device is on"
+                f"the instance {parent.device_name} has no console {parent.console_name}. Check `console_name`: "
+                f"there are {known}"
             )
         url = api.get_instance_console_url(instance, console)
         if not url or not url.startswith(("ws://", "wss://")):
