@@ -19,6 +19,8 @@ import pytest
 from anyio import Event, create_memory_object_stream, create_task_group
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from google.protobuf import empty_pb2
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 from jumpstarter_protocol import (
     client_pb2,
     client_pb2_grpc,
@@ -89,11 +91,18 @@ class MockRouter(router_pb2_grpc.RouterServiceServicer):
     def __init__(self) -> None:
         self.waiting: dict[str, Any] = {}
         self.paired = 0
+        self.used: set[str] = set()
+        """Tokens to refuse as used, in the way of our routers."""
 
     async def Stream(self, request_iterator: Any, context: Any) -> None:
         authorization = dict(context.invocation_metadata()).get("authorization", "")
         if not authorization.startswith("Bearer "):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a bearer token is needed")
+        if authorization.removeprefix("Bearer ") in self.used:
+            status = Status(code=grpc.StatusCode.UNAUTHENTICATED.value[0], message="used already")
+            status.details.add().Pack(ErrorInfo(reason="STREAM_TOKEN_USED"))
+            details = (("grpc-status-details-bin", status.SerializeToString()),)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, status.message, details)
         other = self.waiting.pop(authorization, None)
         if other is not None:
             self.paired += 1

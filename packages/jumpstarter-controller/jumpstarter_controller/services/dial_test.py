@@ -28,6 +28,7 @@ from ..scripted import (
     scripted_exporter,
 )
 from ..testing import SERVER, Login, RunningLab, Stubs
+from . import switchboard
 
 
 async def dial(client: Stubs, lease: str) -> Any:
@@ -211,6 +212,57 @@ async def test_D06_token_that_was_lost_with_its_listener_is_sent_again_while_the
             listener.cancel()
             call.cancel()
         assert given_up.router_token != waiting.router_token
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "published"])
+async def test_D06_token_for_another_router_is_sent_again_to_exporters_that_come_to_it_but_once(
+    lab: RunningLab, alice: Stubs, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    monkeypatch.setattr(lab.server.switchboard, "_routers", ElsewhereRouters())
+    async with scripted_exporter(lab, roles=ours) as (exporter, status):
+        name = await leased(alice, exporter, status)
+        lost = exporter.listen(name)
+        dialled = await dial(alice, name)
+        await lost.next()
+        lost.cancel()
+        await eventually(lambda: not lab.server.switchboard.queues.listening(lease_key(name)))
+        listener = exporter.listen(name)
+        if ours:
+            offer = await listener.next()
+            assert offer.router_endpoint == dialled.router_endpoint == ElsewhereRouters.ENDPOINT
+            assert claims(offer.router_token)["sub"] == claims(dialled.router_token)["sub"]
+        assert await listener.silent()
+        listener.cancel()
+
+
+async def test_D06_token_for_another_router_is_not_sent_again_when_nobody_can_wait_for_it_any_more(
+    lab: RunningLab, alice: Stubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lab.server.switchboard, "_routers", ElsewhereRouters())
+    monkeypatch.setattr(switchboard, "UNMET_LIFE", 0.0)
+    async with scripted_exporter(lab, roles=True) as (exporter, status):
+        name = await leased(alice, exporter, status)
+        lost = exporter.listen(name)
+        await dial(alice, name)
+        await lost.next()
+        lost.cancel()
+        await eventually(lambda: not lab.server.switchboard.queues.listening(lease_key(name)))
+        assert await exporter.listen(name).silent()
+
+
+class ElsewhereRouters:
+    """A choice of routers of which each is another one than the controller's own."""
+
+    ENDPOINT = "elsewhere.example:443"
+
+    def choose(self, exporter: Any) -> str:
+        return self.ENDPOINT
+
+    def cut(self, streams: Any) -> None:
+        """Nothing to do: there are no streams."""
+
+    def cut_lease(self, lease: str, client: str = "") -> None:
+        """Nothing to do: there are no streams."""
 
 
 async def test_D08_dials_that_are_refused(lab: RunningLab, alice: Stubs, bob: Stubs) -> None:

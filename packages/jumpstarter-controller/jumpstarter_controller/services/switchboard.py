@@ -47,6 +47,9 @@ MOST_UNUSED = 4096
 MOST_UNMET = 16
 """Offers per lease that are given again to a new listener, when nobody came for them after they were sent."""
 
+UNMET_LIFE = 60.0
+"""Seconds after which nobody waits any more at a router for the exporter to come to an offer."""
+
 Offer = jumpstarter_pb2.ListenResponse
 
 
@@ -56,6 +59,8 @@ class _Offered:
 
     stream: str
     message: Offer
+    until: float
+    """When nobody waits for the exporter any more."""
 
 
 class StreamTokens(Protocol):
@@ -190,11 +195,19 @@ class Switchboard:
                     del self._listening[exporter]
 
     async def _send_again(self, key: Key, write: Callable[[Offer], Awaitable[None]]) -> None:
-        """Repeat what was sent to a listener that was gone by then, as far as the clients still wait for it."""
+        """Repeat what was sent to a listener that was gone by then, as far as the clients may still wait for it.
+
+        Who waits at a router of its own isn't known here. Such offers are repeated to exporters that don't come to one
+        twice; those of 0.9 may.
+        """
         grants = self._grants.get(key)
         for offered in list(grants.sent) if grants is not None else ():
-            if self._alone(offered.stream):
-                logger.info("lease %s: the exporter did not come to a stream, and is told of it again", key)
+            if offered.message.router_endpoint == self._built_in:
+                lost = self._alone(offered.stream)
+            else:
+                lost = self._lab.clock.monotonic() < offered.until and self._is_ours(key)
+            if lost:
+                logger.info("lease %s: the exporter may not have come to a stream, and is told of it again", key)
                 await write(offered.message)
 
     async def _send(self, key: Key, write: Callable[[Offer], Awaitable[None]], offered: _Offered) -> None:
@@ -229,7 +242,7 @@ class Switchboard:
         self._grants[key].elsewhere |= endpoint != self._built_in
         await self._lab.used(_SERVER, key, in_use=True)
         message = Offer(router_endpoint=endpoint, router_token=sign(side="exporter"))
-        await self._offer(key, _Offered(stream, message))
+        await self._offer(key, _Offered(stream, message, self._lab.clock.monotonic() + UNMET_LIFE))
         return jumpstarter_pb2.DialResponse(router_endpoint=endpoint, router_token=sign(side="client"))
 
     async def _offer(self, key: Key, offer: _Offered) -> None:
@@ -322,17 +335,19 @@ class Switchboard:
             lease = self._lab.active_lease(key)
             if lease is None or (lease.idle_timeout is None and lease.extend_by_use is None):
                 continue
-            if grants.reported or self._says_when_used(key, lease):
+            # One that reports use has nothing to report when it is silent.
+            if grants.reported or self._is_ours(key):
                 continue
             carried = self._traffic(lease_claim(key))
             if carried != grants.carried or grants.elsewhere:
                 grants.carried = carried
                 await self._lab.used(_SERVER, key, in_use=True)
 
-    def _says_when_used(self, key: Key, lease: Lease) -> bool:
-        """Tell whether the exporter is one that reports use, and so has nothing to report when it is silent."""
-        exporter = self._lab.account(Key(Kind.EXPORTER, key.namespace, lease.exporter))
-        # The same exporters know roles: both came with the one release.
+    def _is_ours(self, key: Key) -> bool:
+        """Tell whether the exporter of a lease reports use, and comes but once to what it is offered twice."""
+        lease = self._lab.active_lease(key)
+        exporter = self._lab.account(Key(Kind.EXPORTER, key.namespace, lease.exporter)) if lease is not None else None
+        # The same exporters know roles: all of this came with one release.
         return isinstance(exporter, Exporter) and keeps_watchers_from_driving(exporter)
 
     # -- rights ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -319,7 +319,8 @@ def _translated(error: grpc.RpcError) -> ConnectionError:
     status = code.name if code is not None else "UNKNOWN"
     details = (error.details() if code is not None else str(error)) or ""
     meaning = _MEANINGS.get(status, f"the controller answered with the status {status}")
-    reason, metadata = _error_info(error)
+    known = isinstance(error, grpc.Call | grpc.aio.AioRpcError)
+    reason, metadata = error_info(error.trailing_metadata() if known else None)
     # Details that come with a reason are written for users; others want an introduction.
     text = details if reason and details else f"{meaning}: {details}" if details else meaning
     untrusted = _UNTRUSTED.search(details) if status == "UNAVAILABLE" else None
@@ -333,9 +334,12 @@ def _translated(error: grpc.RpcError) -> ConnectionError:
     return translated
 
 
-def _error_info(error: grpc.RpcError) -> tuple[str, dict[str, str]]:
-    """Return reason and metadata of the `google.rpc.ErrorInfo` that our controllers send along (AIP-193)."""
-    trailing = error.trailing_metadata() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None
+def error_info(trailing: Iterable[tuple[str, str | bytes]] | None) -> tuple[str, dict[str, str]]:
+    """Return reason and metadata of the `google.rpc.ErrorInfo` that our servers send with errors (AIP-193).
+
+    Args:
+        trailing: metadata of the call.
+    """
     for key, value in trailing or ():
         if key == "grpc-status-details-bin":
             return _parse_error_info(value if isinstance(value, bytes) else value.encode("latin-1"))

@@ -16,7 +16,7 @@ from jumpstarter.streams.common import forward_stream
 from jumpstarter.streams.router import RouterStream
 
 from .exceptions import ConnectionError
-from .grpc import aio_secure_channel, ssl_channel_credentials
+from .grpc import aio_secure_channel, error_info, ssl_channel_credentials
 
 if TYPE_CHECKING:
     from .grpc import TLSConfig
@@ -109,7 +109,10 @@ class RouterChannels:
                             told(str(value))
                 if context.done() and (code := await context.code()) not in _ORDINARY_ENDS:
                     details = await context.details() or "no details"
-                    raise ConnectionError(f"the router at {endpoint} ended a stream: {code.name}: {details}")
+                    error = ConnectionError(f"the router at {endpoint} ended a stream: {code.name}: {details}")
+                    error.status, error.details = code.name, details
+                    error.reason, error.metadata = error_info(await context.trailing_metadata())
+                    raise error
             finally:
                 context.cancel()
 

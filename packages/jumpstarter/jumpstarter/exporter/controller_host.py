@@ -13,6 +13,7 @@ from anyio import CancelScope, to_thread
 from jumpstarter_protocol import jumpstarter_pb2
 
 from jumpstarter.common.enums import ExporterStatus
+from jumpstarter.common.exceptions import ConnectionError
 from jumpstarter.common.router import RIGHT_LOST, RouterChannels
 from jumpstarter.streams.direct import read_object, write_object
 from jumpstarter.streams.relay import relay
@@ -39,6 +40,12 @@ __all__ = ["ControllerHost"]
 
 logger = logging.getLogger(__name__)
 
+MOST_MET = 64
+"""Announced connections that are remembered; a controller announces its last 16 again."""
+
+SPENT = frozenset({"STREAM_TOKEN_USED", "STREAM_CUT"})
+"""Reasons by which a router tells that a connection which was announced has been and gone, or never will be."""
+
 
 @dataclass(kw_only=True)
 class ControllerHost:
@@ -52,6 +59,8 @@ class ControllerHost:
     direct: DirectServer | None
     """The listener for clients that need no router; None when there is none."""
     uses: Uses = field(default_factory=Uses, init=False)
+    _met: dict[str, None] = field(default_factory=dict, init=False)
+    """Tokens of connections that were announced here, the oldest first."""
     _doors: Doors = field(init=False)
     _grants: Grants | None = field(default=None, init=False)
 
@@ -102,7 +111,19 @@ class ControllerHost:
     # -- connections -----------------------------------------------------------------------------
 
     async def listen(self, context: LeaseContext, accept: Callable[[Any], Any]) -> None:
-        """Pass each connection that the controller announces to `accept`, and serve those that come without it."""
+        """Pass each connection that the controller announces to `accept`, and serve those that come without it.
+
+        What an exporter may have missed, because it or its connection was lost, is announced again.
+        """
+
+        async def accept_once(connection: Any) -> None:
+            if connection.router_token in self._met:
+                return
+            self._met[connection.router_token] = None
+            if len(self._met) > MOST_MET:
+                del self._met[next(iter(self._met))]
+            await accept(connection)
+
         request = jumpstarter_pb2.ListenRequest(lease_name=context.lease_name)
         what = f"lease {context.lease_name}: the controller announces no connections"
         async with AsyncExitStack() as stack:
@@ -114,10 +135,23 @@ class ControllerHost:
                 await stack.enter_async_context(self.direct.serving(self._grants, handle))
                 tasks = await stack.enter_async_context(anyio.create_task_group())
                 tasks.start_soon(self._grants.run)
-            await self.controller.follow(what, lambda stub: stub.Listen(request), accept)
+            await self.controller.follow(what, lambda stub: stub.Listen(request), accept_once)
 
     async def bridge(self, context: LeaseContext, connection: Any) -> None:
-        """Connect a client, which a router brings, to its door until one of them ends."""
+        """Connect a client, which a router brings, to its door until one of them ends.
+
+        Raises:
+            ConnectionError: the router can't be reached, or failed.
+        """
+        try:
+            await self._bridge(connection)
+        except Exception as error:
+            if not (isinstance(error, ConnectionError) and error.reason in SPENT):
+                self._met.pop(connection.router_token, None)
+                raise
+            logger.debug("nobody is there any more to connect to: %s", error)
+
+    async def _bridge(self, connection: Any) -> None:
         caller = caller_of(connection.router_token)
         reasons: list[str] = []
         with ExitStack() as stack:

@@ -360,6 +360,56 @@ async def test_ending_the_session_without_hooks_leaves_the_lease_to_its_client(l
     assert lab.faults.calls["ReleaseLease"] == 0
 
 
+async def announce(lab: Any, token: str) -> None:
+    """Have the controller tell the exporter of a connection."""
+    await lab.controller.boards[BOARD].listener.send(
+        jumpstarter_pb2.ListenResponse(router_endpoint=lab.controller.router_endpoint, router_token=token)
+    )
+
+
+async def test_a_connection_that_is_announced_twice_is_made_once(lab: Any, tenant: Tenant):
+    async with serving(lab):
+        await tenant.lease()
+        async with tenant.session() as first:
+            await first.echo(1)
+            await announce(lab, f"stream-{lab.controller.dials}")
+            async with tenant.session() as second:
+                await second.echo(2)
+            assert lab.router.paired == 2
+            assert lab.router.waiting == {}
+            await first.echo(3)
+
+
+async def test_a_connection_that_failed_is_tried_anew_when_it_is_announced_again(
+    lab: Any, tenant: Tenant, caplog: pytest.LogCaptureFixture
+):
+    async with serving(lab):
+        await tenant.lease()
+        async with tenant.session() as session:
+            await session.echo(1)
+            for attempt in (1, 2):
+                await announce(lab, "two\nlines")  # which no header can carry
+                with anyio.fail_after(LIMIT):
+                    while caplog.text.count("a connection failed") < attempt:  # noqa: ASYNC110 (nobody tells)
+                        await anyio.sleep(0.01)
+
+
+async def test_a_connection_that_has_been_and_gone_is_no_failure(
+    lab: Any, tenant: Tenant, caplog: pytest.LogCaptureFixture
+):
+    lab.router.used.add("gone")
+    with caplog.at_level(logging.DEBUG, "jumpstarter.exporter"):
+        async with serving(lab):
+            await tenant.lease()
+            async with tenant.session() as session:
+                await session.echo(1)
+                await announce(lab, "gone")
+                with anyio.fail_after(LIMIT):
+                    while "nobody is there any more" not in caplog.text:  # noqa: ASYNC110 (nobody tells)
+                        await anyio.sleep(0.01)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 # -- hooks -------------------------------------------------------------------------------------------
 
 
@@ -425,8 +475,7 @@ async def test_a_client_that_waits_is_told_why_its_lease_ends_before_it_began(la
     async with serving(lab, hook_executor=executor, show_time=LIMIT):
         await tenant.lease()
         async with tenant.session() as session:
-            status, message = await session.status()
-            assert status == "BEFORE_LEASE_HOOK_FAILED"
+            _, message = await session.reach("BEFORE_LEASE_HOOK_FAILED")
             assert "exit code 3" in message
             # The controller would have refused the client from then on.
             assert "BEFORE_LEASE_HOOK_FAILED" not in statuses(lab)
