@@ -472,7 +472,7 @@ class MassStorage:
 
     def prepare(self, folder: Path, name: str) -> None:
         """Set it up."""
-        modprobe("usb_storage", "sd_mod")
+        modprobe("usb_storage", "delay_use=0", "sd_mod")
         (folder / "lun.0/removable").write_text(str(int(self._removable)))
         self._file = folder / "lun.0/file"
         self._eject_file = folder / "lun.0/forced_eject"

@@ -8,14 +8,13 @@ half of its second byte and 1 in the high half if the port is on.
 from __future__ import annotations
 
 import errno
-import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jumpstarter.common.usb import UsbDevice, find_devices, first_match, translated, udev_rule
+from jumpstarter.common.usb import UsbDevice, find_devices, first_match, translated, turn, udev_rule
 
 VID: Final = 0x04D8
 PID: Final = 0xF2F7
@@ -56,9 +55,6 @@ UDEV_RULES: Final = "\n".join(udev_rule(VID, product) for product in MODELS)
 
 PORTS: Final = ("1", "2", "3", "4", "all")
 """Names of ports that a configuration may have; 4 is the 5 V output of the YKUSH3."""
-
-_locks: dict[str, threading.Lock] = {}
-_locks_guard = threading.Lock()
 
 
 class HubRefused(RuntimeError):
@@ -156,14 +152,9 @@ def opened(serial: str | None) -> Generator[Hub, None, None]:
     """
     with find_devices([(VID, product) for product in MODELS]) as devices:
         device = first_match(devices, serial, "YKUSH hub")
-        with _lock_of(device), _claimed(device):
+        # An answer must not go to the command of another port's driver.
+        with turn(device), _claimed(device):
             yield Hub(device)
-
-
-def _lock_of(device: UsbDevice) -> threading.Lock:
-    """Drivers of one hub's ports share the hub: an answer must not go to another one's command."""
-    with _locks_guard:
-        return _locks.setdefault(device.serial or str(device.folder), threading.Lock())
 
 
 @contextmanager

@@ -22,6 +22,7 @@ __all__ = [
     "disks_below",
     "disks_with_serial",
     "hold",
+    "holds_medium",
     "usb_device_of",
 ]
 
@@ -83,10 +84,8 @@ class Medium:
 
     def is_gone(self) -> bool:
         """Tell whether the device was unplugged, or its medium taken out, since it was opened."""
-        number = os.fstat(self.descriptor).st_rdev
-        if not number:
-            return False
-        return not _holds_medium(Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"))
+        status = os.fstat(self.descriptor)
+        return stat.S_ISBLK(status.st_mode) and _sectors(status.st_rdev) == 0
 
     def check_stored(self) -> None:
         """Make sure that all writes since it was opened have reached the medium. Blocks.
@@ -180,13 +179,22 @@ def _disk(path: Path) -> Disk:
     return Disk(name=real.name, usb=usb_device_of(real))
 
 
+def holds_medium(path: Path) -> bool:
+    """Tell whether a path is a file, or a device with a medium in it as far as the kernel knows."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return not stat.S_ISBLK(status.st_mode) or _sectors(status.st_rdev) > 0
+
+
+def _sectors(number: int) -> int:
+    return int(_attribute(Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"), "size") or 0)
+
+
 def usb_device_of(path: Path) -> Path | None:
     """Return the USB device in sysfs that something in sysfs belongs to, or None."""
     return next((parent for parent in path.resolve().parents if (parent / "idVendor").exists()), None)
-
-
-def _holds_medium(folder: Path) -> bool:
-    return (_attribute(folder, "size") or "0") != "0"
 
 
 def _attribute(folder: Path | None, name: str) -> str | None:

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import errno
 import getpass
+import threading
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["UsbDevice", "find_devices", "first_match", "make_backend", "translated", "udev_rule"]
+__all__ = ["UsbDevice", "find_devices", "first_match", "make_backend", "translated", "turn", "udev_rule"]
 
 Ids = tuple[int, int]
+
+_turns: dict[tuple[str, str], threading.Lock] = {}
+_turns_guard = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +154,12 @@ def translated(what: str) -> Generator[None, None, None]:
         yield
     except usb.core.USBError as error:
         raise _explained(error, what) from error
+
+
+def turn(device: UsbDevice) -> threading.Lock:
+    """Return the lock that those who use one device in this process take turns by."""
+    with _turns_guard:
+        return _turns.setdefault((device.ids, device.serial or str(device.folder)), threading.Lock())
 
 
 def udev_rule(vendor: int, product: int) -> str:
