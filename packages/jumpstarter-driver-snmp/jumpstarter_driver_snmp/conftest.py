@@ -72,7 +72,7 @@ def agent_environment(folder: Path) -> dict[str, str]:
 
 def answers(port: int) -> bool:
     """Tell whether an agent answers."""
-    command = [program("snmpget"), "-v2c", "-c", "public", "-t", "1", "-r", "0", f"127.0.0.1:{port}"]
+    command = [program("snmpget"), "-v2c", "-c", "public", "-t", "0.2", "-r", "0", f"127.0.0.1:{port}"]
     return subprocess.run([*command, "1.3.6.1.2.1.105.1.1.1.3.1.1"], capture_output=True, timeout=10).returncode == 0
 
 

@@ -159,17 +159,21 @@ async def test_version_3_works_with_all_protocols(pdus: int, user: str) -> None:
         ("sha", {"auth_protocol": "MD5"}, "Wrong SNMP PDU digest"),
         ("sha256", {"auth_protocol": "SHA512"}, "Wrong SNMP PDU digest"),
         ("sha", {"user": "nobody"}, "Unknown USM user .*does not know the `user`"),
-        ("sha", {"priv_protocol": "AES", "priv_key": PRIV_KEY}, "(?i)security level|timed out|decrypt"),
-        ("shaaes", {"priv_key": "another-key"}, "(?i)timed out|decrypt"),
+        ("sha", {"priv_protocol": "AES", "priv_key": PRIV_KEY, "timeout": 0.5}, "(?i)security level|timed out|decrypt"),
+        ("shaaes", {"priv_key": "another-key", "timeout": 0.5}, "(?i)timed out|decrypt"),
         ("shaaes", {"priv_protocol": "NONE"}, "authorizationError|noAccess|notWritable"),
-        ("plain", {"version": "v2c", "community": "wrong-one", "user": None}, "timed out.*wrong community"),
+        (
+            "plain",
+            {"version": "v2c", "community": "wrong-one", "user": None, "timeout": 0.5},
+            "timed out.*wrong community",
+        ),
         ("plain", {"version": "v2c", "community": "public", "user": None}, "noAccess .*may write"),
         ("plain", {"version": "v1", "community": "public", "user": None}, "noSuchName .*may write"),
     ],
 )
 async def test_who_is_not_let_in_switches_nothing(pdus: int, user: str, config: dict[str, Any], message: str) -> None:
     with pytest.raises(SNMPError, match=message) as caught:
-        await secured(pdus, user, **{"timeout": 0.5, **config}).on()
+        await secured(pdus, user, **{"timeout": 3, **config}).on()
 
     assert "SNMP set failed: " in str(caught.value)
     for secret in (AUTH_KEY, PRIV_KEY, "another-key", "wrong-one"):
@@ -265,11 +269,10 @@ async def relayed(agent: int) -> AsyncIterator[Relay]:
         transport.close()
 
 
-@pytest.mark.parametrize("user", ["plain", "shaaes"])
-async def test_lost_datagrams_are_sent_again(pdus: int, user: str) -> None:
+async def test_lost_datagrams_are_sent_again(pdus: int) -> None:
     async with relayed(pdus) as relay:
         relay.lose = 2
-        driver = secured(relay.port, user, timeout=2)
+        driver = secured(relay.port, "shaaes", timeout=2)
         await driver.on()
         assert relay.lose == 0
         await driver.off()
@@ -277,7 +280,7 @@ async def test_lost_datagrams_are_sent_again(pdus: int, user: str) -> None:
 
 async def test_a_unit_that_is_cut_off_and_comes_back_works_again(pdus: int) -> None:
     async with relayed(pdus) as relay:
-        driver = secured(relay.port, "shaaes", timeout=1)
+        driver = secured(relay.port, "shaaes", timeout=2)
         await driver.on()
         relay.lose = 1000
         with pytest.raises(SNMPError, match="timed out"):
@@ -316,7 +319,7 @@ ENGINE_BOOTS = "1.3.6.1.6.3.10.2.1.2.0"
 """How often an agent was started, which SNMPv3 messages tell too (snmpEngineBoots)."""
 
 
-@pytest.mark.parametrize("answer", [b"", b"\xff" * 40, b"\x30\x80" * 20])
+@pytest.mark.parametrize("answer", [b"\xff" * 40, b"\x30\x80" * 20])
 async def test_garbage_is_no_answer(pdus: int, answer: bytes) -> None:
     async with relayed(pdus) as relay:
         relay.instead = answer

@@ -146,8 +146,8 @@ async def test_a_state_that_was_told_before_the_command_confirms_nothing(
     plug.say("ON", retain=True)
     plug.deaf = True
 
-    with pytest.raises(TasmotaTimeout, match=r"the plug has not confirmed ON within 0\.5 s"):
-        await power(mosquitto.port, topic, timeout=0.5).on()
+    with pytest.raises(TasmotaTimeout, match=r"the plug has not confirmed ON within 1 s"):
+        await power(mosquitto.port, topic, timeout=1).on()
 
     plug.say("", retain=True)
 
@@ -155,7 +155,7 @@ async def test_a_state_that_was_told_before_the_command_confirms_nothing(
 async def test_a_second_command_needs_a_confirmation_of_its_own(
     mosquitto: NetworkServer, plug: TasmotaPlug, topic: str
 ) -> None:
-    driver = power(mosquitto.port, topic, timeout=0.5)
+    driver = power(mosquitto.port, topic, timeout=1)
     await driver.off()
     plug.deaf = True
 
@@ -167,8 +167,8 @@ async def test_a_relay_that_does_not_follow_is_an_error(
     mosquitto: NetworkServer, plug: TasmotaPlug, topic: str
 ) -> None:
     plug.stuck = True
-    with pytest.raises(TasmotaTimeout, match=r"has not confirmed ON, and says OFF within 0\.5 s"):
-        await power(mosquitto.port, topic, timeout=0.5).on()
+    with pytest.raises(TasmotaTimeout, match=r"has not confirmed ON, and says OFF within 1 s"):
+        await power(mosquitto.port, topic, timeout=1).on()
 
 
 async def test_a_plug_that_is_offline_is_told_at_once(
@@ -199,10 +199,8 @@ def presence(mosquitto: NetworkServer, topic: str) -> Iterator[Callable[[], str]
 
 
 async def test_no_plug_at_all_is_an_error(mosquitto: NetworkServer, topic: str) -> None:
-    driver = power(mosquitto.port, topic, timeout=0.3)
-    with pytest.raises(TasmotaTimeout, match=r"has not confirmed ON .*Check the topics"):
-        await driver.on()
-    with pytest.raises(TasmotaTimeout, match="does not answer"):
+    driver = power(mosquitto.port, topic, timeout=1)
+    with pytest.raises(TasmotaTimeout, match=r"does not answer .*Check the topics"):
         await driver.status()
     with pytest.raises(TasmotaTimeout, match="does not tell its measurements"):
         [_ async for _ in driver.read()]
@@ -464,7 +462,7 @@ def test_clients_drive_a_plug(plug: TasmotaPlug, driver: TasmotaPower) -> None:
 
 
 def test_clients_see_why_a_command_failed(mosquitto: NetworkServer, topic: str) -> None:
-    with TasmotaPlug(mosquitto.port, topic) as plug, serve(power(mosquitto.port, topic, timeout=0.5)) as client:
+    with TasmotaPlug(mosquitto.port, topic) as plug, serve(power(mosquitto.port, topic, timeout=1)) as client:
         with pytest.raises(DriverMethodNotImplemented, match="does not measure"):
             list(client.read())
         plug.deaf = True
