@@ -264,7 +264,7 @@ class Relay:
                 item.add_marker(pytest.mark.timeout(TIMEOUT + 300))
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         """Replay the guest's reports on a marked test; where there is no guest, let the setup say so."""
         if item.get_closest_marker("lab_guest") is None or not _components_there():
             return None
@@ -279,6 +279,10 @@ class Relay:
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._reports.get(item.nodeid) or [self._missing(item)]:
             hook.pytest_runtest_logreport(report=report)
+        # The test before this one has left what both of them share for this one to tear down.
+        call = pytest.CallInfo.from_call(lambda: item.session._setupstate.teardown_exact(nextitem), when="teardown")
+        if call.excinfo is not None:
+            hook.pytest_runtest_logreport(report=pytest.TestReport.from_item_and_call(item, call))
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 

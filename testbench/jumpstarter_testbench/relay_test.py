@@ -81,6 +81,23 @@ def test_the_outcome_in_the_guest_is_the_outcome_on_the_host(pytester, outcome):
         result.stdout.fnmatch_lines(["*wrong in the guest*" if outcome == "failed" else "*no camera*"])
 
 
+def test_what_host_tests_set_up_is_torn_down_before_the_next_folder(pytester):
+    pytester.makeconftest(prelude("pass"))
+    for folder in ("a", "b"):
+        place = pytester.mkpydir(folder)
+        (place / "conftest.py").write_text(
+            "import pytest\n\n@pytest.fixture(scope='package')\ndef opened():\n    yield\n"
+            f"    print('closed in {folder}')\n"
+        )
+        (place / "test_1.py").write_text("def test_host(opened):\n    pass\n")
+        (place / "test_2.py").write_text("import pytest\n\n@pytest.mark.lab_guest\ndef test_marked():\n    pass\n")
+
+    result = pytester.runpytest_subprocess("-s")
+
+    assert result.parseoutcomes() == {"passed": 2, "errors": 2}
+    result.stdout.fnmatch_lines(["*closed in a*", "*closed in b*"])
+
+
 def test_a_guest_without_its_components_is_a_skip_or_a_failure(pytester, monkeypatch):
     pytester.makeconftest(
         """
