@@ -28,6 +28,8 @@ from jumpstarter_testbench.requirements import need, program, unavailable
 from jumpstarter_testbench.usb_gadgets import Gadget, MassStorage
 
 POLL = 0.02
+QUIET = 300_000_000
+"""Nanoseconds without a write after which a file is taken for complete."""
 SECTOR = 512
 _UF2_START, _UF2_START_2, _UF2_END = 0x0A324655, 0x9E5D5157, 0x0AB16F30
 
@@ -103,6 +105,9 @@ class Plug(Protocol):
     def disconnect(self) -> None:
         """Take it away."""
 
+    def close(self) -> None:
+        """Unplug the board."""
+
 
 class LoopPlug:
     """Mounts the drive of a board below `folder`, in a directory with the drive's label, like an automounter does."""
@@ -138,26 +143,50 @@ class LoopPlug:
             self.mount_point.rmdir()
             self.device = ""
 
+    def close(self) -> None:
+        """Unplug the board."""
+        self.disconnect()
+
 
 class GadgetPlug:
     """Shows the drive of a board as a USB device; needs the lab guest. Nobody mounts it."""
 
-    def __init__(self, *, vendor: int, product: int, serial: str = "") -> None:
-        """Do nothing yet."""
+    def __init__(self, *, vendor: int, product: int, serial: str = "", changes_medium: bool = False) -> None:
+        """Do nothing yet.
+
+        Args:
+            vendor: USB id.
+            product: USB id.
+            serial: serial number.
+            changes_medium: take only the medium out of the drive, as some firmware does, not the device from the bus.
+        """
         self.file_system: FileSystem = Fat()
         self._ids = {"vendor": vendor, "product": product, "serial": serial}
+        self._changes_medium = changes_medium
+        self._storage: MassStorage | None = None
         self.gadget: Gadget | None = None
 
     def connect(self, image: Path, label: str) -> None:
-        """Plug it in."""
-        self.gadget = Gadget(functions=[MassStorage(image)], **self._ids)  # type: ignore[arg-type]
+        """Plug it in, or put the medium in."""
+        if self._storage is not None:
+            self._storage.insert(image)
+            return
+        self._storage = MassStorage(image)
+        self.gadget = Gadget(functions=[self._storage], **self._ids)  # type: ignore[arg-type]
         self.gadget.__enter__()
         self.gadget.block_device()
 
     def disconnect(self) -> None:
-        """Pull it out."""
+        """Pull it out, or take the medium out."""
+        if self._changes_medium and self._storage is not None:
+            self._storage.eject()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Unplug the board."""
         if self.gadget is not None:
-            gadget, self.gadget = self.gadget, None
+            gadget, self.gadget, self._storage = self.gadget, None, None
             gadget.close()
 
 
@@ -171,6 +200,7 @@ class DriveBoard:
     flash: bytes = b""
     """What was programmed last."""
     _image: Path = field(init=False)
+    _shown_at: int = field(init=False, default=0)
     _thread: threading.Thread | None = field(init=False, default=None)
     errors: list[Exception] = field(init=False, default_factory=list)
 
@@ -186,7 +216,7 @@ class DriveBoard:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(60)
-        self.plug.disconnect()
+        self.plug.close()
         self._folder.cleanup()
         if self.errors:
             raise ExceptionGroup("the board failed", self.errors)
@@ -216,6 +246,7 @@ class DriveBoard:
         self._image = Path(name)
         self.plug.file_system.make(self._image, self.label, self.files())
         self.plug.connect(self._image, self.label)
+        self._shown_at = time.time_ns()
 
     def _run(self) -> None:
         try:
@@ -292,7 +323,6 @@ class StlinkBoard(DriveBoard):
     unplug_after: int | None = None
     """Bytes on the drive after which somebody pulls the cable."""
     _failed: str = field(init=False, default="")
-    _seen: tuple[int, str] = field(init=False, default=(0, ""))
     programmed: list[str] = field(default_factory=list)
     """Names of the files that it took."""
 
@@ -307,13 +337,14 @@ class StlinkBoard(DriveBoard):
         written = sum(len(sector) for sector in _sectors(image)) if self.unplug_after is not None else 0
         if self.unplug_after is not None and written >= self.unplug_after:
             return True
+        written_at = image.stat().st_mtime_ns
+        if written_at < self._shown_at or time.time_ns() - written_at < QUIET:
+            return False
         name = next((name for name in self.plug.file_system.names(image) if name not in self.files()), "")
-        seen = (image.stat().st_mtime_ns, name)
-        if not name or seen != self._seen or time.time_ns() - seen[0] < 300_000_000:
-            self._seen = seen
+        if not name or self.hangs:
             return False
         content = self.plug.file_system.content(image, name)
-        if not content or self.hangs:
+        if not content:
             return False
         self.programmed.append(name)
         self._failed = self.failure
