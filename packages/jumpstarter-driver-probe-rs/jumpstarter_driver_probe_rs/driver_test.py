@@ -248,19 +248,18 @@ def test_a_probe_that_is_in_use_is_told(tool: Tool, client: ProbeRsClient) -> No
         client.reset()
 
 
-def test_another_probe_and_another_chip_are_told(tool: Tool) -> None:
-    with serve(ProbeRs(probe_rs_path=str(tool.path), probe="0483:374b")) as client:
-        with pytest.raises(DriverError, match="Probe not found"):
-            client.info()
-    with serve(ProbeRs(probe_rs_path=str(tool.path), chip="Z80")) as client:
-        with pytest.raises(DriverError, match="Could not find chip 'Z80'"):
-            client.info()
-
-
-def test_a_missing_program_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with serve(ProbeRs(probe_rs_path=str(tmp_path / "nothing"))) as client:
-        with pytest.raises(DriverError, match=r"is not there, or can't be run: install it from https://probe.rs"):
-            client.info()
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"probe": "0483:374b"}, "Probe not found"),
+        ({"chip": "Z80"}, "Could not find chip 'Z80'"),
+        ({"probe_rs_path": "/nowhere/probe-rs"}, r"is not there, or can't be run: install it from https://probe\.rs"),
+    ],
+)
+def test_what_is_not_there_is_told(tool: Tool, config: dict[str, str], message: str) -> None:
+    driver = ProbeRs(**{"probe_rs_path": str(tool.path), **config})
+    with serve(driver) as client, pytest.raises(DriverError, match=message):
+        client.info()
 
 
 def test_a_program_that_hangs_is_ended(tool: Tool) -> None:
