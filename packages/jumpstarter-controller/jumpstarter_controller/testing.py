@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import importlib
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from jumpstarter.config.exporter import ExporterConfigV1Alpha1
 
 T = TypeVar("T")
+
+STORE = "TESTBENCH_LAB_STORE"
+"""Environment variable that has all labs of tests use another store: `module:function`, called with a folder."""
 
 NAMESPACE = "default"
 
@@ -260,6 +265,9 @@ async def running_lab(
         settings: members of `Settings`, such as `leases={"offline_after": 1}`.
     """
     arguments: dict[str, Any] = {"endpoints": Endpoints(listen="127.0.0.1:0"), **(server or {})}
+    if (maker := os.environ.get(STORE)) and "store" not in arguments:
+        module, _, name = maker.partition(":")
+        arguments["store"] = getattr(importlib.import_module(module), name)(folder)
     async with LabServer(folder / "lab", Settings.model_validate(settings), **arguments) as running:
         yield RunningLab(running)
 

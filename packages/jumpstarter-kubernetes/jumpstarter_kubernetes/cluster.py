@@ -494,6 +494,7 @@ class Cluster:
         seconds: float,
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         import aiohttp
+        import yarl
 
         access = self.access
         assert self._session is not None
@@ -510,7 +511,8 @@ class Cluster:
         with self._reached(what):
             response = await self._session.request(
                 method,
-                access.server + path,
+                # The path is quoted already.
+                yarl.URL(access.server + path, encoded=True),
                 params={key: value for key, value in (query or {}).items() if value},
                 data=data,
                 headers=shown,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 GROUP = "jumpstarter.dev"
 """API group of the lab's own kinds."""
@@ -35,8 +36,8 @@ class Resource:
     def path(self, namespace: str | None = None, name: str = "", subresource: str = "") -> str:
         """Return the path of a collection, of an object, or of a part of an object."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        place = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
-        return root + place + "".join(f"/{part}" for part in (self.plural, name, subresource) if part)
+        place = f"/namespaces/{quote(namespace, safe='')}" if self.namespaced and namespace else ""
+        return root + place + "".join(f"/{quote(part, safe='')}" for part in (self.plural, name, subresource) if part)
 
 
 CLIENTS = Resource(GROUP, VERSION, "clients", "Client")

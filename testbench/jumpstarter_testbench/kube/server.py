@@ -23,7 +23,7 @@ from .rights import Attributes, Rights, Tokens, User
 from .status import Refusal
 from .storage import Event, Object, Storage
 
-BOOKMARKS = 10.0
+BOOKMARKS = 2.0
 """Seconds between two bookmarks of a watch; a real server sends one about every minute."""
 
 LARGEST_REQUEST = 3 << 20

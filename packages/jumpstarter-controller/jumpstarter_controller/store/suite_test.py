@@ -76,22 +76,11 @@ _KUBES: dict[Path, Kube] = {}
 def _kubernetes(folder: Path, watch_limit: int) -> Store:
     from .kubernetes import KubernetesStore
 
-    class Connected(KubernetesStore):
-        """Opens the connection to the cluster as well."""
-
-        async def __aenter__(self) -> KubernetesStore:
-            await self._cluster.__aenter__()
-            return await super().__aenter__()
-
-        async def __aexit__(self, *args: object) -> None:
-            await super().__aexit__(*args)
-            await self._cluster.__aexit__(None, None, None)
-
     if folder not in _KUBES:
         _KUBES[folder] = Kube(folder / "kube").open()
         for name in (LAB, "other", "elsewhere"):
             _KUBES[folder].namespace(name)
-    return Connected(_KUBES[folder].cluster(LAB), watch_limit=watch_limit)
+    return KubernetesStore(_KUBES[folder].cluster(LAB), watch_limit=watch_limit)
 
 
 @pytest.fixture(autouse=True)

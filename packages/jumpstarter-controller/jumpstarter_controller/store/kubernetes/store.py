@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -38,6 +39,9 @@ PLACES_KEPT = 64
 AT_ONCE = 16
 """So many objects are removed at a time."""
 
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+"""Names of objects (RFC 1123)."""
+
 SECRET_PREFIX = "jumpstarter-lab-"
 SECRET_LABEL = f"{PREFIX}secret"
 
@@ -49,7 +53,7 @@ class KubernetesStore:
     a status costs one write for what is described in it and one for its status, as far as they have changed.
 
     Args:
-        cluster: opened by the caller; its namespace is where the server's own secrets and the audit record are.
+        cluster: is opened and closed here; its namespace is where the server's own secrets and the audit record are.
         namespace: where the records are; empty for all namespaces.
         clock: tells times.
         watch_limit: how many changes may wait for one watcher before it has to start again.
@@ -87,6 +91,7 @@ class KubernetesStore:
 
     async def __aenter__(self) -> KubernetesStore:
         try:
+            await self._stack.enter_async_context(self._cluster)
             self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
             self._stack.callback(lambda: self._tasks.cancel_scope.cancel())
             for mirror in self._mirrors.values():
@@ -102,6 +107,11 @@ class KubernetesStore:
     async def __aexit__(self, *args: object) -> None:
         self._hub.close()
         await self._stack.aclose()
+
+    @property
+    def cluster(self) -> Cluster:
+        """The connection, for what else a lab does in its cluster."""
+        return self._cluster
 
     @property
     def following(self) -> bool:
@@ -225,6 +235,9 @@ class KubernetesStore:
 
     async def get(self, key: Key) -> Record | None:
         """Return a record, ended leases included."""
+        if not NAME.fullmatch(key.name) or not NAME.fullmatch(key.namespace):
+            # No object can have such a name, and it may come from anybody.
+            return None
         try:
             item = await self._cluster.get(RESOURCES[key.kind], object_name(key), namespace=key.namespace)
         except NotFound:
