@@ -78,6 +78,7 @@ class ImageHash:
             ValueError: the reference is no picture, or an argument is out of range.
             DriverError: the client has no picture.
         """
+        __tracebackhide__ = True  # pytest shows the line of the test, and the message
         if tolerance < 0 or timeout < 0 or interval < 0:
             raise ValueError(
                 f"tolerance, timeout and interval must not be negative: {tolerance}, {timeout}, {interval}"
@@ -109,6 +110,7 @@ class ImageHash:
         return self._compare(Path(reference_img_file), None)
 
     def _compare(self, path: Path, region: Region | None) -> tuple[Any, Image.Image]:
+        __tracebackhide__ = True
         image = self.snapshot()
         reference = self._reference(path, image)
         expected, seen = self._hash(part(reference, region, reference)), self._hash(part(image, region, reference))
@@ -117,6 +119,7 @@ class ImageHash:
         return difference, image
 
     def _reference(self, path: Path, image: Image.Image) -> Image.Image:
+        __tracebackhide__ = True
         try:
             with Image.open(path) as reference:
                 reference.load()
@@ -141,6 +144,7 @@ class ImageHash:
     def _fail(
         self, path: Path, image: Image.Image, difference: Any, tolerance: float, region: Region | None, timeout: float
     ) -> None:
+        __tracebackhide__ = True
         seen = self._save(image, "FAILED_", path)
         compared = self.outdir / f"DIFF_{path.stem}.png"
         comparison_picture(self._reference(path, image), image, region).save(compared)
