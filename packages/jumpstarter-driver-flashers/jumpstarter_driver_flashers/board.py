@@ -147,10 +147,14 @@ class Board:
 
 
 def _follower(report: Report) -> Callable[[str], None]:
+    most = 0
+
     def follow(text: str) -> None:
-        found = _AT.findall(text)
-        if found:
-            report(int(found[-1]))
+        nonlocal most
+        if found := _AT.findall(text):
+            # Data and zeros are read back one after the other, so the numbers may fall back.
+            most = max(most, *map(int, found))
+            report(most)
 
     return follow
 
