@@ -246,8 +246,6 @@ class BaseFlasherClient(FlasherClient, CompositeClient):
         started = time.monotonic()
         with Display(self.logger) as display, ExitStack() as stack:
             sent = [] if options.direct else jobs
-            if sent:
-                assert self.image_host is not None  # found out here, as that takes a call
             transfers = stack.enter_context(Transfers(self, sent, options, display))
             display.step("Getting the flasher bundle")
             with step("bundle"):

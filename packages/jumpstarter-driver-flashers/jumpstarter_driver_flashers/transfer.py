@@ -36,9 +36,10 @@ class Transfers:
         self._client = client
         self._transfers = {id(job): Transfer(client, job, options, display) for job in jobs}
         self._futures: dict[int, Future[dict[str, Any]]] = {}
-        self._closed = False
 
     def __enter__(self) -> Transfers:
+        if self._transfers:
+            _ = self._client.image_host  # found out here, as that takes a call
         for key, transfer in self._transfers.items():
             self._futures[key] = self._client.portal.start_task_soon(transfer.run)
         return self
