@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import ssl
 import time
 from collections.abc import AsyncGenerator
@@ -75,7 +76,7 @@ class Camera:
         except TimeoutError:
             raise VideoError(f"{shown(url)} sent nothing for {self.timeout:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise VideoError(f"{shown(url)} can't be read: {error or type(error).__name__}") from None
+            raise VideoError(f"{shown(url)} can't be read: {reason(error)}") from None
 
     async def _request(self, session: aiohttp.ClientSession, url: URL) -> aiohttp.ClientResponse:
         """Send the request, with the credentials in the way that the camera asks for (RFC 7617, RFC 7616)."""
@@ -143,6 +144,14 @@ async def _whole(response: aiohttp.ClientResponse, url: URL) -> bytes:
         if len(body) > MAX_PICTURE:
             raise VideoError(f"the picture at {shown(url)} is larger than {MAX_PICTURE} bytes")
     return bytes(body)
+
+
+def reason(error: Exception) -> str:
+    """Return why a request failed, in a few words; the text of aiohttp's errors has more than that."""
+    cause = getattr(error, "os_error", error)
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno)
+    return str(cause) or type(cause).__name__
 
 
 def is_stream(response: aiohttp.ClientResponse) -> bool:

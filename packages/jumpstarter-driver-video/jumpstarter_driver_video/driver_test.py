@@ -264,7 +264,7 @@ def test_camera_that_is_unplugged_and_plugged_in_again_works_again() -> None:
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
     with serve(HttpVideo(url=f"http://127.0.0.1:{port}/")) as client:
-        with pytest.raises(DriverError, match="can't be read"):
+        with pytest.raises(DriverError, match=rf"http://127.0.0.1:{port}/ can't be read: Connection refused"):
             client.snapshot()
 
         def serve_once(server: socket.socket) -> None:

@@ -73,6 +73,7 @@ class VNClient(CompositeClient):
     def cli(self) -> click.Group:
         """Return the `j` group: the screen's own commands, and those of the connection."""
         base = super().cli()
+        base.help = self.description or "Screen of the device."
 
         @base.command()
         @click.option("--browser/--no-browser", default=True, show_default=True, help="Open the viewer in the browser.")
