@@ -44,6 +44,7 @@ TIMEOUT = 900
 UNUSED_INSIDE = (
     *("bin/ruff", "bin/uv"),
     *("babel", "botocore", "grimp", "moto", "mypy", "mypyc", "pip", "setuptools", "sphinx", "sphinxcontrib"),
+    *("pywt", "scipy", "scipy.libs"),
     *("*__mypyc.*.so",),
 )
 """What the guest's copy of the environment leaves out, for speed: tools that no test inside runs."""
