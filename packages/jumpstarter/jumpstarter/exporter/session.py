@@ -452,7 +452,11 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
             except ValueError:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not a driver uuid: {uuid[:64]!r}")
         if driver is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"this exporter has no driver with uuid {uuid}")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                f"this exporter has no driver with uuid {uuid}: its drivers were set up anew since this client asked for "
+                "them, as after a restart; connect again",
+            )
             raise AssertionError("abort returned")
         return driver
 

@@ -320,6 +320,14 @@ async def test_calls_of_what_is_not_there_are_refused(rpc: str, uuid: str | None
         assert details
 
 
+async def test_a_client_that_knows_drivers_of_before_is_told_to_connect_again():
+    async with served() as it:
+        request = jumpstarter_pb2.DriverCallRequest(uuid="0b4c1a52-3f0e-4d0a-9d53-8a5a3c1f0f5e", method="echo")
+        _, details = await code_of(it.stub.DriverCall(request))
+        assert "set up anew" in details
+        assert "connect again" in details
+
+
 async def test_two_hundred_drivers_are_reported_and_reached():
     async with served(Board(children={f"d{number}": Board() for number in range(200)})) as it:
         assert len(it.client.children) == 200
