@@ -33,6 +33,9 @@ _RST_STREAM = router_pb2.FRAME_TYPE_RST_STREAM
 # What gRPC raises for reads and writes of a call that has ended, was cancelled, or whose server has stopped.
 _GONE = (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
 
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED)
+"""Statuses of calls whose connection was lost, so that another one may do better."""
+
 
 @dataclass(kw_only=True, slots=True)
 class RouterStream(ObjectStream[bytes]):
@@ -45,6 +48,9 @@ class RouterStream(ObjectStream[bytes]):
     context: Any
     graceful: bool = field(default=False, kw_only=True)
     """The other end understands RST_STREAM as "closed"; see CLOSE_KEY."""
+
+    answered: bool = field(init=False, default=False)
+    """Whether anything has come from the other end."""
 
     _frame: Any = field(init=False, default=None)
     _calling: bool = field(init=False, default=False)
@@ -82,7 +88,7 @@ class RouterStream(ObjectStream[bytes]):
         try:
             await self.context.write(frame)
         except _GONE as error:
-            raise BrokenResourceError(reason_of(error)) from error
+            raise BrokenResourceError(await self._why(error)) from error
 
     async def receive(self) -> bytes:
         """Return the payload of the next data frame.
@@ -99,7 +105,7 @@ class RouterStream(ObjectStream[bytes]):
             try:
                 frame = await self._read()
             except _GONE as error:
-                raise BrokenResourceError(reason_of(error)) from error
+                raise BrokenResourceError(await self._why(error)) from error
             except asyncio.CancelledError:
                 # Before the other end has answered, grpc.aio raises one of its own, which no cancel scope knows; see
                 # `jumpstarter.common.cancellation`.
@@ -108,6 +114,7 @@ class RouterStream(ObjectStream[bytes]):
             if frame is grpc.aio.EOF:
                 self._eof_received = True
                 raise EndOfStream
+            self.answered = True
             kind = frame.frame_type
             if kind == _DATA:
                 return frame.payload
@@ -118,6 +125,16 @@ class RouterStream(ObjectStream[bytes]):
             if kind == _RST_STREAM:
                 self._eof_received = True
                 raise BrokenResourceError(frame.payload.decode(errors="replace") or "closed by the other end")
+
+    async def _why(self, error: Exception) -> str:
+        """Return why the stream can't be used any more; gRPC tells but once, and then only that the call has ended."""
+        if isinstance(error, grpc.aio.AioRpcError):
+            return _ended(error.code(), error.details())
+        if not self._calling:
+            return "the stream has ended: the other end has gone away"
+        if not self.context.done():
+            return str(error) or type(error).__name__
+        return _ended(await self.context.code(), await self.context.details())
 
     async def _read(self) -> Any:
         """Read a frame; being cancelled leaves the call as it is, and the frame for the next reader."""
@@ -200,8 +217,8 @@ class RouterStream(ObjectStream[bytes]):
                 self._reading.cancel()
 
 
-def reason_of(error: BaseException) -> str:
-    """Return what a gRPC error says, for a person."""
-    if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name}: {error.details() or 'no details'}"
-    return str(error) or type(error).__name__
+def _ended(code: grpc.StatusCode, details: str | None) -> str:
+    """Return what the status of a stream's call says, for a person."""
+    if code is grpc.StatusCode.OK:
+        return "the stream has ended: the other end has closed it; open it again"
+    return f"the stream has ended: {code.name}: {details or 'no details'}{'; open it again' if code in _LOST else ''}"

@@ -115,6 +115,29 @@ async def test_the_status_of_a_failed_call_is_in_the_error(tmp_path: Path) -> No
             await stream.receive()
 
 
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (None, "the other end has closed it; open it again"),
+        (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE: unplugged; open it again"),
+        (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED: unplugged$"),
+    ],
+    ids=str,
+)
+async def test_the_end_of_a_call_is_told_by_every_later_use_of_the_stream(
+    tmp_path: Path, status: grpc.StatusCode | None, told: str
+) -> None:
+    async def end(context: Any) -> None:
+        if status is not None:
+            await context.abort(status, "unplugged")
+
+    async with call(tmp_path, end) as stream:
+        await stream.context.code()
+        for _ in range(2):
+            with pytest.raises(BrokenResourceError, match=told):
+                await stream.send(b"x")
+
+
 async def test_closing_waits_until_everything_has_arrived(tmp_path: Path) -> None:
     received: list[bytes] = []
 
