@@ -91,6 +91,8 @@ class MockRouter(router_pb2_grpc.RouterServiceServicer):
     def __init__(self) -> None:
         self.waiting: dict[str, Any] = {}
         self.paired = 0
+        self.lose = 0
+        """Callers to lose before their other end has come."""
         self.used: set[str] = set()
         """Tokens to refuse as used, in the way of our routers."""
 
@@ -98,6 +100,9 @@ class MockRouter(router_pb2_grpc.RouterServiceServicer):
         authorization = dict(context.invocation_metadata()).get("authorization", "")
         if not authorization.startswith("Bearer "):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a bearer token is needed")
+        if self.lose:
+            self.lose -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         if authorization.removeprefix("Bearer ") in self.used:
             status = Status(code=grpc.StatusCode.UNAUTHENTICATED.value[0], message="used already")
             status.details.add().Pack(ErrorInfo(reason="STREAM_TOKEN_USED"))

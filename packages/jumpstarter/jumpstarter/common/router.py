@@ -21,7 +21,7 @@ from .grpc import aio_secure_channel, error_info, ssl_channel_credentials
 if TYPE_CHECKING:
     from .grpc import TLSConfig
 
-__all__ = ["RouterChannels"]
+__all__ = ["RouterChannels", "UnmetError"]
 
 STREAMS_PER_CHANNEL = 64
 """Streams that share a connection; servers and proxies may refuse more than 100 on one (RFC 9113 5.1.2)."""
@@ -44,6 +44,10 @@ RIGHT_LOST = "cut"
 
 _ORDINARY_ENDS = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED)
 """Statuses that a call has when one of the two ends closed it; peers of version 0.9 abort."""
+
+
+class UnmetError(ConnectionError):
+    """A router was lost before the other end had come to a stream, which may come when the router is back."""
 
 
 @dataclass(eq=False)
@@ -91,7 +95,8 @@ class RouterChannels:
             told: called with the router's reason, when it gives one for ending the stream; see END_KEY.
 
         Raises:
-            ConnectionError: the router can't be reached, or failed while it forwarded.
+            ConnectionError: the router can't be reached, or failed while it forwarded. An UnmetError when nothing had
+                come from the other end before.
             ConfigurationError: the endpoint, or the certificate authority to check it with, is not well formed.
         """
         async with self._channel(endpoint) as channel:
@@ -109,7 +114,9 @@ class RouterChannels:
                             told(str(value))
                 if context.done() and (code := await context.code()) not in _ORDINARY_ENDS:
                     details = await context.details() or "no details"
-                    error = ConnectionError(f"the router at {endpoint} ended a stream: {code.name}: {details}")
+                    unmet = code is grpc.StatusCode.UNAVAILABLE and not bridged.answered
+                    kind = UnmetError if unmet else ConnectionError
+                    error = kind(f"the router at {endpoint} ended a stream: {code.name}: {details}")
                     error.status, error.details = code.name, details
                     error.reason, error.metadata = error_info(await context.trailing_metadata())
                     raise error

@@ -14,7 +14,7 @@ from jumpstarter_protocol import jumpstarter_pb2
 
 from jumpstarter.common.enums import ExporterStatus
 from jumpstarter.common.exceptions import ConnectionError
-from jumpstarter.common.router import RIGHT_LOST, RouterChannels
+from jumpstarter.common.router import RIGHT_LOST, RouterChannels, UnmetError
 from jumpstarter.streams.direct import read_object, write_object
 from jumpstarter.streams.relay import relay
 from jumpstarter.streams.unix import connect_unix
@@ -42,6 +42,10 @@ logger = logging.getLogger(__name__)
 
 MOST_MET = 64
 """Announced connections that are remembered; a controller announces its last 16 again."""
+
+MOST_ATTEMPTS = 3
+ATTEMPT_PAUSE = 0.5
+"""How often, and after how many seconds, a client is waited for at a router that was lost before the client came."""
 
 SPENT = frozenset({"STREAM_TOKEN_USED", "STREAM_CUT"})
 """Reasons by which a router tells that a connection which was announced has been and gone, or never will be."""
@@ -143,8 +147,19 @@ class ControllerHost:
         Raises:
             ConnectionError: the router can't be reached, or failed.
         """
+        attempts = 0
         try:
-            await self._bridge(connection)
+            while True:
+                try:
+                    await self._bridge(connection)
+                    return
+                except UnmetError as error:
+                    attempts += 1
+                    if attempts == MOST_ATTEMPTS:
+                        raise
+                    # The client may have its connection to the router still before it.
+                    logger.info("a client is waited for again: %s", error)
+                    await anyio.sleep(ATTEMPT_PAUSE)
         except Exception as error:
             if not (isinstance(error, ConnectionError) and error.reason in SPENT):
                 self._met.pop(connection.router_token, None)

@@ -26,7 +26,7 @@ from jumpstarter.config.exporter import HookConfigV1Alpha1
 from jumpstarter.config.serving import controller_channel
 from jumpstarter.config.tls import TLSConfigV1Alpha1
 from jumpstarter.driver import Driver, export
-from jumpstarter.exporter import Exporter
+from jumpstarter.exporter import Exporter, controller_host
 from jumpstarter.exporter import lease_runner as lease_runner_module
 from jumpstarter.exporter.backoff import Backoff
 from jumpstarter.exporter.controller import Refused
@@ -392,6 +392,35 @@ async def test_a_connection_that_failed_is_tried_anew_when_it_is_announced_again
                 with anyio.fail_after(LIMIT):
                     while caplog.text.count("a connection failed") < attempt:  # noqa: ASYNC110 (nobody tells)
                         await anyio.sleep(0.01)
+
+
+async def test_a_client_is_waited_for_again_when_the_router_was_lost_before_it_came(lab: Any, tenant: Tenant):
+    async with serving(lab):
+        await tenant.lease()
+        async with tenant.session() as session:
+            await session.echo(1)
+            lab.router.lose = 1
+            await announce(lab, "late")
+            with anyio.fail_after(LIMIT):
+                while "Bearer late" not in lab.router.waiting:  # noqa: ASYNC110 (nobody tells)
+                    await anyio.sleep(0.01)
+    assert lab.router.lose == 0
+
+
+async def test_a_router_that_is_lost_again_and_again_is_given_up(
+    lab: Any, tenant: Tenant, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(controller_host, "ATTEMPT_PAUSE", 0.01)
+    async with serving(lab):
+        await tenant.lease()
+        async with tenant.session() as session:
+            await session.echo(1)
+            lab.router.lose = 10
+            await announce(lab, "late")
+            with anyio.fail_after(LIMIT):
+                while "a connection failed" not in caplog.text:  # noqa: ASYNC110 (nobody tells)
+                    await anyio.sleep(0.01)
+    assert lab.router.lose == 10 - controller_host.MOST_ATTEMPTS
 
 
 async def test_a_connection_that_has_been_and_gone_is_no_failure(
