@@ -38,7 +38,7 @@ STEPS = (
 )
 """In the order of a life."""
 
-CAUSE = re.compile("connection to the exporter was lost|ended a stream|Stream removed|can't be reached")
+CAUSE = re.compile("connection to the exporter was lost|ended a stream|stream has ended|can't be reached")
 """What is said to who had a call or a stream open that a fault has ended."""
 
 GIVEN_UP = "trying another lease"
@@ -250,7 +250,8 @@ class Life:
         return granted - self._freed(granted)
 
     def _freed(self, granted: float) -> float:
-        """Return when the board could have been granted: it was ready for that, and the lease before had ended."""
+        """Return when the board could have been granted: asked for, ready for that, and the lease before had ended."""
+        asked = self.lab.observer.moment("lease", lambda item: item.name == self.wanted)
         ready, ended, since = False, False, granted
         for seen in self.lab.observer.history:
             if seen.at > granted:
@@ -262,7 +263,7 @@ class Life:
                 ended = seen.item.ended
             if ready and ended and not before:
                 since = seen.at
-        return since if ready and ended else granted
+        return max(since, asked) if ready and ended else granted
 
     # -- what has to hold ------------------------------------------------------------------------
 
