@@ -80,6 +80,13 @@ class FolderServerTests:
         client.start()
         assert client.get_port() != 0
 
+    def test_it_tells_whether_it_runs(self, client: Any) -> None:
+        assert not client.is_running()
+        client.start()
+        assert client.is_running()
+        client.stop()
+        assert not client.is_running()
+
     def test_it_listens_on_the_configured_address_alone(self, started: Any) -> None:
         with self.socket() as other:
             other.bind(("127.0.0.2", started.get_port()))

@@ -120,6 +120,11 @@ class HttpServer(Driver):
             self._running.close()
 
     @export(watch=True)
+    def is_running(self) -> bool:
+        """Whether the server listens."""
+        return self.runner is not None
+
+    @export(watch=True)
     def get_url(self) -> str:
         """The URL of the served directory, without a slash at the end."""
         return self._url()

@@ -29,6 +29,10 @@ class TftpServerClient(CompositeClient):
         """Stop serving and end all transfers."""
         self.call("stop")
 
+    def is_running(self) -> bool:
+        """Whether the server listens."""
+        return bool(self.call("is_running"))
+
     def get_host(self) -> str:
         """The address of the server."""
         return str(self.call("get_host"))

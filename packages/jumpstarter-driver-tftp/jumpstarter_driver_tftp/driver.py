@@ -137,6 +137,11 @@ class Tftp(Driver):
         self._running.close()
 
     @export(watch=True)
+    def is_running(self) -> bool:
+        """Whether the server listens."""
+        return self.server is not None
+
+    @export(watch=True)
     def get_host(self) -> str:
         """The address that the server is, or will be, bound to."""
         return self.host
