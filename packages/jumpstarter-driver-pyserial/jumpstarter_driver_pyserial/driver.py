@@ -149,6 +149,38 @@ class PySerial(Driver):
         with self._line() as port:
             port.send_break(duration)
 
+    @asynccontextmanager
+    async def lent(self) -> AsyncGenerator[str, None]:
+        """Yield the URL of the port for another program on the exporter, which has it until the context ends.
+
+        The connection that has the port is ended, and none is made meanwhile; recording pauses.
+
+        Raises:
+            LineInUse: the connection doesn't end.
+        """
+        await self.close_port()
+        async with self._owner.acquired():
+            recorder, self._recorder = self._recorder, None
+            if recorder is not None:
+                await to_thread.run_sync(recorder.stop)
+            try:
+                yield self.url
+            finally:
+                if recorder is not None:
+                    self.reset()
+
+    @contextmanager
+    def lines(self) -> Generator[serial.SerialBase, None, None]:
+        """Yield the open port, for sequences on its modem lines; one that is open meanwhile if there is none.
+
+        Blocking; a connection goes on beside it.
+
+        Raises:
+            NotImplementedError: the port has no such lines.
+        """
+        with self._line() as port:
+            yield port
+
     async def DriverCall(self, request: Any, context: Any) -> Any:
         """Serve a unary call. The call `close` ends the connection; the method of that name ends the driver."""
         if request.method == "close":

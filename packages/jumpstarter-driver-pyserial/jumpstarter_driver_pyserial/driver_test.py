@@ -249,6 +249,28 @@ class TestDevice:
                 assert receive(stream, 10) == b"56789abcde"
             assert "5 bytes of output were dropped" in caplog.text
 
+    @pytest.mark.parametrize("backlog", [0, 1000])
+    def test_port_is_lent_to_another_program(self, line: Line, backlog: int) -> None:
+        driver = PySerial(url=line.path, backlog=backlog)
+
+        async def use() -> bytes:
+            async with driver.lent() as url:
+                with serial.serial_for_url(url, exclusive=True, timeout=10) as port:
+                    line.write(b"for the program")
+                    data: bytes = await anyio.to_thread.run_sync(port.read, 15)
+            return data
+
+        with serve(driver) as client:
+            with client.stream() as stream:
+                stream.send(b"x")
+                line.read(1)
+                # when a program borrows the port of an open connection
+                assert client.portal.call(use) == b"for the program"
+            # then clients get it again afterwards
+            with client.stream() as stream:
+                line.write(b"back")
+                assert receive(stream, 4) == b"back"
+
     def test_recorded_port_comes_back_when_it_is_plugged_in_again(
         self, line: Line, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
