@@ -357,8 +357,15 @@ class Protocol:
             ready = dict(poll.poll())
             if self._wake in ready:
                 return
-            for event in _events(os.read(self._endpoint_0, 12 * 4)):
-                self._handle(*event)
+            try:
+                events = _events(os.read(self._endpoint_0, 12 * 4))
+            except OSError as error:
+                if error.errno != errno.EIDRM:  # the host has given up the transfer before
+                    self.errors.append(error)
+                    return
+            else:
+                for event in events:
+                    self._handle(*event)
 
     def _handle(self, kind: int, setup: bytes) -> None:
         enable, disable, unbind, control = 2, 3, 1, 4

@@ -423,7 +423,7 @@ def _stands_in(path: Path) -> bool:
 
 def _check_text(name: str, value: object) -> None:
     if value is not None and (not isinstance(value, str) or not value):
-        raise ValueError(f"{name} must be a text, not {value!r}")
+        raise ValueError(f"{name} must be a text, not {value!r}; put it in quotes")
 
 
 def _check_seconds(name: str, value: object) -> None:

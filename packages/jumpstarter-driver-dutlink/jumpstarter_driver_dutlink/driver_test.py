@@ -7,6 +7,7 @@ import sys
 import tty
 
 import pytest
+from click.testing import CliRunner
 from jumpstarter.client.core import DriverError, DriverInvalidArgument
 from jumpstarter.common.medium import Disk, WrongMedium
 from jumpstarter.common.utils import serve
@@ -375,3 +376,18 @@ def test_the_clients_need_no_usb_library():
     modules = "jumpstarter_driver_composite.client, jumpstarter_driver_opendal.client, jumpstarter_driver_power.client"
     code = f"import sys, {modules}; assert 'usb' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_commands_reach_the_parts_of_the_board(board, serial_port, stick, image):
+    runner = CliRunner()
+    with serve(Dutlink(storage_device=str(stick), storage_leeway=0)) as dutlink:
+        group = dutlink.cli()
+        for command in (f"storage flash {image}", "power on", "storage off"):
+            result = runner.invoke(group, command.split())
+            assert result.exit_code == 0, result.output
+        status = runner.invoke(group, ["power", "status"])
+        reading = runner.invoke(group, ["power", "read"])
+    assert stick.read_bytes().startswith(IMAGE)
+    assert (board.is_on, board.storage) == (True, "off")
+    assert status.output == "on\n"
+    assert reading.output == "voltage=12.0 V  current=0.42 A  apparent_power=5.04 VA  power=5.04 W\n"

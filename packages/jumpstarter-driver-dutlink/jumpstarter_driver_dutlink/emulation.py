@@ -61,8 +61,7 @@ class EmulatedDutlink(EmulatedDevice):
                 self._power(request.value)
             case 0x41, 2 if request.value <= 2:
                 request.acknowledge()
-                self.storage = ("off", "host", "dut")[request.value]
-                self._switched(self.storage)
+                self._connect(("off", "host", "dut")[request.value])
             case 0x41, 3 if request.value < len(SIZES) and request.length <= SIZES[request.value]:
                 self.config[request.value] = request.receive()
             case 0x41, 5 if request.value < len(self.pins) and request.length == 1:
@@ -84,6 +83,11 @@ class EmulatedDutlink(EmulatedDevice):
                 self._do(order)
         elif not self.stuck:
             self.is_on = action not in (off, force_off)
+
+    def _connect(self, side: str) -> None:
+        if side != self.storage:
+            self.storage = side
+            self._switched(side)
 
     def _do(self, order: str) -> None:
         if order.startswith("W"):

@@ -1,6 +1,7 @@
 """The driver against an emulated board as a USB device of a real kernel, with storage that comes and goes."""
 
 import os
+import tty
 from contextlib import contextmanager
 
 import pytest
@@ -41,6 +42,7 @@ class Rig:
     @contextmanager
     def console(self):
         descriptor = os.open(self.port.path, os.O_RDWR | os.O_NOCTTY)
+        tty.setraw(descriptor)
         shell = EmulatedShell(descriptor, self.board)
         try:
             yield
@@ -105,6 +107,7 @@ def test_flash_power_and_console_of_the_whole_board(rig, image):
 
 
 def test_storage_given_by_its_path_is_written_once_it_went_with_the_mux(rig, image):
+    rig.board.storage = "host"
     rig.storage.plug()
     path = rig.storage.block_device()
     with serve(mux(storage_device=str(path))) as client:
@@ -113,7 +116,7 @@ def test_storage_given_by_its_path_is_written_once_it_went_with_the_mux(rig, ima
     assert rig.stick.read_bytes().startswith(IMAGE)
     assert (image.parent / "copy").read_bytes() == rig.stick.read_bytes()
     sides = [value for kind, request, value in rig.board.requests if (kind, request) == (0x41, 2)]
-    assert sides == [0, 1, 1, 2], "off for the proof, host to write, host to read, dut"
+    assert sides == [0, 1, 1, 1, 2], "off for the proof, then host to write, host of the client and to read, dut"
 
 
 @pytest.mark.parametrize("setting", ["path", "serial"])

@@ -48,7 +48,7 @@ class SDWire(MediumMux, Driver):
         for name in ("serial", "storage_device"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
-                raise ValueError(f"{name} must be a text, not {value!r}")
+                raise ValueError(f"{name} must be a text, not {value!r}; put it in quotes")
         for name in ("storage_timeout", "storage_leeway", "storage_fsync_timeout"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):

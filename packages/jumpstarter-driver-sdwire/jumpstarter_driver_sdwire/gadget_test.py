@@ -176,7 +176,7 @@ def test_a_reader_that_is_unplugged_while_the_card_is_written_is_an_error_and_wo
             pipe.flush()
             assert started.wait(30)
             rig.reader.unplug()
-            pipe.write(IMAGE)
+            pipe.write(b"the rest")
 
     feeder = threading.Thread(target=feed, daemon=True)
     feeder.start()

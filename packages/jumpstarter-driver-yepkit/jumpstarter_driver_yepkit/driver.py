@@ -74,7 +74,9 @@ class Ykush(PowerInterface, Driver):
         if self.default not in VALID_DEFAULTS:
             raise ValueError(f"default must be one of {', '.join(VALID_DEFAULTS)}, not {self.default!r}")
         if self.serial is not None and (not isinstance(self.serial, str) or not self.serial):
-            raise ValueError(f"serial must be the text of a serial number, such as 'YK25838', not {self.serial!r}")
+            raise ValueError(
+                f"serial must be the text of a serial number, such as 'YK25838', in quotes, not {self.serial!r}"
+            )
 
     def reset(self) -> None:
         """Switch the port as `default` says.
