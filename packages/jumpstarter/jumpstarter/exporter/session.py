@@ -454,8 +454,8 @@ class Session(Metadata, jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2
         if driver is None:
             await context.abort(
                 grpc.StatusCode.NOT_FOUND,
-                f"this exporter has no driver with uuid {uuid}: its drivers were set up anew since this client asked for "
-                "them, as after a restart; connect again",
+                f"this exporter has no driver with uuid {uuid}: its drivers were set up anew since this client asked "
+                "for them, as after a restart; connect again",
             )
             raise AssertionError("abort returned")
         return driver
