@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from jumpstarter.config.admin import AdminConfigV1Alpha1
     from jumpstarter.config.router import RouterConfigV1Alpha1
 
+    from .cluster.member import Member
     from .config_file import ControllerConfig
     from .server import LabServer
+    from .store.base import Store
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -36,6 +38,10 @@ def controller() -> None:
 @controller.command("run", short_help="Serve a lab until stopped.")
 @opt_config
 @opt_data
+@click.option("--store", type=click.Choice(["sqlite", "kubernetes"]), help="Where the lab is kept  [default: sqlite]")
+@click.option("--kubeconfig", type=_FILE, help="Of the cluster of a lab that is kept in one.")
+@click.option("--context", help="Of the kubeconfig  [default: its current one]")
+@click.option("-n", "--namespace", help="Of the lab's objects in the cluster  [default: that of the context]")
 @click.option("--listen", metavar="HOST:PORT", help="Address to listen on  [default: 127.0.0.1:8082]")
 @click.option("--endpoint", metavar="HOST:PORT", help="What peers are told to dial  [default: the address]")
 @click.option(
@@ -53,6 +59,10 @@ def controller() -> None:
 def run(
     config_path: Path | None,
     data: Path | None,
+    store: str | None,
+    kubeconfig: Path | None,
+    context: str | None,
+    namespace: str | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_ca: Path | None,
@@ -67,10 +77,14 @@ def run(
 
         jmp controller run --listen 0.0.0.0:8082 --endpoint lab.example.com:8082
 
+    With --store kubernetes the lab is kept in a cluster, into which `jmp admin install` puts all that it takes. There
+    any number of controllers may serve the same lab.
+
     `jmp controller config --example` prints a config file with all that can be set.
     """
     config = _config(config_path, data)
     config = config.model_copy(update=_changes(config, addresses))
+    config = config.model_copy(update=_cluster_changes(config, store, kubeconfig, context, namespace))
     if tls_cert or tls_key or tls_ca:
         config = config.model_copy(update={"tls": _own_tls(tls_cert, tls_key, tls_ca)})
 
@@ -79,7 +93,7 @@ def run(
 
         await run_until_stopped(_server(config), config_path)
 
-    _check(config)
+    _check(config, uses_folder=config.store == "sqlite")
     _run(serve)
 
 
@@ -237,6 +251,23 @@ def _changes(config: ControllerConfig, addresses: dict[str, str | None]) -> dict
     return changes
 
 
+def _cluster_changes(
+    config: ControllerConfig, store: str | None, kubeconfig: Path | None, context: str | None, namespace: str | None
+) -> dict[str, Any]:
+    """Return what the options about a cluster change of the config."""
+    said = {
+        name: value
+        for name, value in (("kubeconfig", kubeconfig), ("context", context), ("namespace", namespace))
+        if value is not None
+    }
+    changes: dict[str, Any] = {"store": store} if store else {}
+    if said:
+        if changes.get("store", config.store) != "kubernetes":
+            raise click.UsageError("--kubeconfig, --context and --namespace go with --store kubernetes.")
+        changes["kubernetes"] = config.kubernetes.model_copy(update=said)
+    return changes
+
+
 def _own_tls(certificate: Path | None, key: Path | None, ca: Path | None) -> Any:
     from .config_file import OwnTLS
 
@@ -251,15 +282,38 @@ def _folder(config: ControllerConfig) -> Path:
     return config.data or default_folder()
 
 
+def _cluster(config: ControllerConfig) -> tuple[Store | None, Member | None]:
+    """Return the store in a cluster, and what makes the controller one of several; nothing for other stores."""
+    if config.store != "kubernetes":
+        return None, None
+    try:
+        from jumpstarter_kubernetes.cluster import Cluster
+
+        from .cluster.member import Member
+        from .store.kubernetes import KubernetesStore
+    except ImportError as error:
+        raise ClickExceptionRed(
+            f"what a store in Kubernetes takes is not installed: {error}",
+            reason="missing-package",
+            hint="Install it with: pip install 'jumpstarter-controller[kubernetes]'",
+        ) from error
+    where = config.kubernetes
+    cluster = Cluster.from_config(where.kubeconfig, where.context or None, where.namespace or None)
+    return KubernetesStore(cluster, own_namespace=True), Member(cluster)
+
+
 def _server(config: ControllerConfig) -> LabServer:
     from .config_file import router_address
     from .router.pool import StaticRouter
     from .server import Endpoints, LabServer, OwnCertificate
 
     own = config.tls
+    store, member = _cluster(config)
     return LabServer(
         _folder(config),
         config.settings(),
+        store=store,
+        member=member,
         endpoints=Endpoints(
             listen=config.listen,
             endpoint=config.endpoint,

@@ -15,6 +15,14 @@ kind: ControllerConfig
 # Folder of the store, the certificate authority and the keys; made at the first start, for its owner alone.
 # data: ~/.local/share/jumpstarter/lab
 
+# Where the lab is kept: `sqlite`, in the folder, or `kubernetes`, as objects of a cluster, where several controllers
+# can serve it. Without a kubeconfig a pod uses its service account; context and namespace are the current ones.
+# store: sqlite
+# kubernetes:
+#   kubeconfig: ~/.kube/config
+#   context: lab
+#   namespace: jumpstarter
+
 # Address of the services. Only this machine can connect, unless it is another one: 0.0.0.0:8082 is all of them.
 # listen: 127.0.0.1:8082
 

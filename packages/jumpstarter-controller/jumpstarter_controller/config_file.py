@@ -78,11 +78,25 @@ class HTTPPort(Section):
     """The URL that people are told; empty for the address."""
 
 
+class Kubernetes(Section):
+    """The cluster of a lab that is kept in one."""
+
+    kubeconfig: Path | None = None
+    """None for `$KUBECONFIG` or `~/.kube/config`; in a pod, where there is none of these, its service account."""
+    context: str = ""
+    """Of the kubeconfig; empty for the current one."""
+    namespace: str = ""
+    """Of the lab's objects; empty for that of the context or pod."""
+
+
 class ControllerConfig(Settings):
     """Everything that can be said in the file; all of it has defaults."""
 
     api_version: Literal["jumpstarter.dev/v1alpha1"] = "jumpstarter.dev/v1alpha1"
     kind: Literal["ControllerConfig"] = "ControllerConfig"
+    store: Literal["sqlite", "kubernetes"] = "sqlite"
+    """Where the lab is kept: in its folder, or in a Kubernetes cluster, where several controllers can serve it."""
+    kubernetes: Kubernetes = Kubernetes()
     data: Path | None = None
     """Folder of the store, the authority and the keys."""
     listen: Address = "127.0.0.1:8082"
@@ -151,6 +165,9 @@ def _with_absolute_paths(config: ControllerConfig, folder: Path) -> ControllerCo
     changes: dict[str, Any] = {}
     if config.data is not None:
         changes["data"] = absolute(config.data)
+    if config.kubernetes.kubeconfig is not None:
+        kubeconfig = absolute(config.kubernetes.kubeconfig)
+        changes["kubernetes"] = config.kubernetes.model_copy(update={"kubeconfig": kubeconfig})
     if config.tls is not None:
         paths = {name: getattr(config.tls, name) for name in OwnTLS.model_fields}
         changes["tls"] = OwnTLS(**{name: absolute(path) for name, path in paths.items() if path is not None})

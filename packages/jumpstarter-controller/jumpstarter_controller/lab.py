@@ -5,7 +5,7 @@ Everything that serves somebody (gRPC, REST, pages) goes through here and holds 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from itertools import islice
 
@@ -57,6 +57,8 @@ class Lab:
         self.store = store
         self.settings = settings or Settings()
         self.clock = clock or SystemClock()
+        self.token_keeper: Callable[[Key, str], Awaitable[None]] | None = None
+        """Is given each token that is issued, where others but its owner have to find it."""
         self._core = Core(store, self.settings, self.clock)
         self._presence = Presence(self._core)
         self._uses = Uses(self._core)

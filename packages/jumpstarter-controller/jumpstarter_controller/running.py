@@ -84,10 +84,10 @@ def _reload(config_path: Path | None) -> None:
 
 async def _greeting(server: LabServer) -> str:
     """Return where the lab is; at the first start, which makes an admin, also what to do next."""
-    text = f"The lab is ready at {server.endpoint}, its data is in {server.folder}"
+    text = f"The lab is ready at {server.endpoint}, its data is in {server.place}"
     if server.web_url:
         text += f"\nLog-in and dashboard are at {server.web_url}"
-    if has_admin(server):
+    if server.place != str(server.folder) or has_admin(server):
         return text
     return f"{text}\n{_next_steps(await make_admin(server, admin_name()))}"
 

@@ -8,6 +8,8 @@ import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +31,7 @@ from .listening import LASTING, Keepalive, bind, join_address, open_listener, sp
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from .cluster.member import Member
     from .router.pool import RouterPool, StaticRouter
     from .router.service import Relay
     from .services.assembly import Health
@@ -44,6 +47,12 @@ STORE_FILE = "lab.db"
 
 STOP_TIMEOUT = 5.0
 """Seconds that calls get for ending when the server stops."""
+
+KEY_INTERVAL = timedelta(hours=1)
+"""Between two looks whether the keys of tokens are too old."""
+
+SHARED_KEY_INTERVAL = timedelta(minutes=1)
+"""The same where others may change them; well within the time for which a former key is accepted."""
 
 UNSPECIFIED = ("", "0.0.0.0", "::")
 """Hosts that mean all addresses of the machine, so nobody can dial them."""
@@ -100,6 +109,7 @@ class LabServer:
         endpoints: where it is reached.
         own_certificate: None for certificates of an authority of its own.
         store: of the records; None for SQLite in the folder. Is opened and closed here.
+        member: what makes this one of several servers of the same store; None for the only one.
         keepalive: how connections are kept.
         static_routers: routers that know the key of stream tokens by their own means.
         grace: seconds that streams through the router get for ending when the server stops.
@@ -118,6 +128,7 @@ class LabServer:
         endpoints: Endpoints | None = None,
         own_certificate: OwnCertificate | None = None,
         store: Store | None = None,
+        member: Member | None = None,
         clock: Clock | None = None,
         keepalive: Keepalive | None = None,
         static_routers: Sequence[StaticRouter] = (),
@@ -148,6 +159,7 @@ class LabServer:
         self.ready = False
         """Whether requests are served."""
         self._given_store = store
+        self._member = member
         self._endpoints = endpoints or Endpoints()
         self._own_certificate = own_certificate
         self._keepalive = keepalive or Keepalive()
@@ -164,6 +176,11 @@ class LabServer:
     def ca(self) -> str:
         """What peers have to trust, as PEM; empty when the roots of their systems are enough."""
         return self.certificates.ca.decode()
+
+    @property
+    def place(self) -> str:
+        """Where the lab is kept, for people."""
+        return str(self.folder) if self._member is None else self._member.place
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -190,9 +207,12 @@ class LabServer:
             stack.callback(self._close_listeners)
             self.lab = Lab(self.store, self.settings, self.clock)
             metrics = self._lab_metrics()
-            await stack.enter_async_context(self.lab.run())
+            await stack.enter_async_context(self.lab.run(lead=self._member is None))
             guard, health = self._assemble(server, router)
-            await stack.enter_async_context(_background(self.keys.keep_fresh, guard.keep_watch, self.routers.run))
+            keep_keys = partial(self.keys.keep_fresh, KEY_INTERVAL if self._member is None else SHARED_KEY_INTERVAL)
+            await stack.enter_async_context(_background(keep_keys, guard.keep_watch, self.routers.run))
+            if self._member is not None:
+                await stack.enter_async_context(self._member.running(self))
             await stack.enter_async_context(self.switchboard.running())
             await self._serve_http(stack, guard, metrics)
             servers = list(dict.fromkeys((server, router)))

@@ -39,8 +39,12 @@ async def issue_token(
             raise Refused(Code.NOT_FOUND, "ACCOUNT_UNKNOWN", f"{described(key)} not found")
         token, credential = tokens.issue(account, life=life, grace=grace)
         try:
-            return token, await lab.update_account(actor, dataclasses.replace(account, credential=credential))
+            changed = await lab.update_account(actor, dataclasses.replace(account, credential=credential))
         except Refused as refused:
             if refused.code is not Code.ABORTED or attempt == ATTEMPTS:
                 raise
+            continue
+        if lab.token_keeper is not None:
+            await lab.token_keeper(key, token)
+        return token, changed
     raise AssertionError("unreachable")

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from jumpstarter_kubernetes.resources import CLIENTS, EXPORTERS, LEASES, POLICIES, SECRETS, Resource
+from jumpstarter_kubernetes.values import ACCOUNT_SECRETS, GRANTED, KIND_LABEL, MIGRATED_UID
 
 from ...model.records import (
     Account,
@@ -48,12 +49,6 @@ from .values import (
     without_empty,
 )
 
-MIGRATED_UID = "jumpstarter.dev/migrated-uid"
-"""Annotation with the identity of an object that came from elsewhere: its tokens name that one."""
-
-KIND_LABEL = f"{PREFIX}kind"
-"""Label of Secrets that hold accounts which clusters have no kind for."""
-
 RESOURCES: Mapping[Kind, Resource] = {
     Kind.CLIENT: CLIENTS,
     Kind.EXPORTER: EXPORTERS,
@@ -64,8 +59,7 @@ RESOURCES: Mapping[Kind, Resource] = {
 }
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_GRANTED = "Granted"
-_ACCOUNT_NAMES = {Kind.ADMIN: "jumpstarter-admin-", Kind.ROUTER: "jumpstarter-router-"}
+_ACCOUNT_NAMES = {kind: ACCOUNT_SECRETS[kind.value] for kind in (Kind.ADMIN, Kind.ROUTER)}
 
 
 class Unreadable(StoreError):
@@ -314,7 +308,7 @@ def _from_lease(lease: Lease) -> Object:
     if terms:
         # The first one, because older releases look at the last.
         granted = Condition(
-            type=_GRANTED, status="True", reason="Terms", message=_json(terms), since=lease.meta.created or _EPOCH
+            type=GRANTED, status="True", reason="Terms", message=_json(terms), since=lease.meta.created or _EPOCH
         )
         conditions.insert(0, granted)
     status = without_empty(
@@ -335,7 +329,7 @@ def _from_lease(lease: Lease) -> Object:
 def _to_lease(item: Object, meta: Meta, own: Mapping[str, str]) -> Lease:
     spec, status = item["spec"], item.get("status") or {}
     conditions = to_conditions(status.get("conditions"))
-    terms: Object = next((json.loads(condition.message) for condition in conditions if condition.type == _GRANTED), {})
+    terms: Object = next((json.loads(condition.message) for condition in conditions if condition.type == GRANTED), {})
 
     def moment(values: Object, name: str) -> datetime | None:
         return to_time(values[name]) if values.get(name) else None
@@ -360,7 +354,7 @@ def _to_lease(item: Object, meta: Meta, own: Mapping[str, str]) -> Lease:
         begun=moment(status, "beginTime"),
         ended_at=moment(status, "endTime"),
         ended=bool(status.get("ended")),
-        conditions=tuple(condition for condition in conditions if condition.type != _GRANTED),
+        conditions=tuple(condition for condition in conditions if condition.type != GRANTED),
         priority=int(status.get("priority") or 0),
         spot=bool(status.get("spotAccess")),
         shares={name: Role(role) for name, role in json.loads(own.get("shares", "{}")).items()},

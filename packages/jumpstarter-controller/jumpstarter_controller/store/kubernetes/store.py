@@ -18,6 +18,7 @@ from jumpstarter_kubernetes.cluster import Cluster
 from jumpstarter_kubernetes.exceptions import AlreadyExists, ClusterError, Gone, NotFound
 from jumpstarter_kubernetes.exceptions import Conflict as ClusterConflict
 from jumpstarter_kubernetes.resources import LEASES, SECRETS
+from jumpstarter_kubernetes.values import KIND_LABEL
 
 from ...clock import Clock, SystemClock
 from ...model.records import ENDED_LABEL, AuditEntry, Key, Kind, Lease, Record
@@ -26,7 +27,7 @@ from ..hub import DEFAULT_LIMIT, Hub
 from .audit import Audit
 from .errors import translated
 from .mirror import Mirror, Place
-from .objects import KIND_LABEL, RESOURCES, decode, encode, object_name
+from .objects import RESOURCES, decode, encode, object_name
 from .values import PREFIX, Object, difference
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class KubernetesStore:
     Args:
         cluster: is opened and closed here; its namespace is where the server's own secrets and the audit record are.
         namespace: where the records are; empty for all namespaces.
+        own_namespace: the records are in the namespace of the connection, whichever it is.
         clock: tells times.
         watch_limit: how many changes may wait for one watcher before it has to start again.
     """
@@ -67,6 +69,7 @@ class KubernetesStore:
         cluster: Cluster,
         namespace: str = "",
         *,
+        own_namespace: bool = False,
         clock: Clock | None = None,
         watch_limit: int = DEFAULT_LIMIT,
     ) -> None:
@@ -74,7 +77,8 @@ class KubernetesStore:
         self._clock = clock or SystemClock()
         self._hub = Hub(limit=watch_limit)
         self._namespace = namespace
-        self._mirrors = {kind: Mirror(cluster, self._hub, place, heal=self._heal) for kind, place in self._places()}
+        self._own_namespace = own_namespace
+        self._mirrors: dict[Kind, Mirror] = {}
         self._audit = Audit(cluster, self._clock.now)
         self._left: OrderedDict[tuple[str, str], str] = OrderedDict()
         """Where lists of ended leases go on, by namespace and last name."""
@@ -92,6 +96,10 @@ class KubernetesStore:
     async def __aenter__(self) -> KubernetesStore:
         try:
             await self._stack.enter_async_context(self._cluster)
+            if self._own_namespace:
+                self._namespace = self._cluster.namespace
+            for kind, place in self._places():
+                self._mirrors[kind] = Mirror(self._cluster, self._hub, place, heal=self._heal)
             self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
             self._stack.callback(lambda: self._tasks.cancel_scope.cancel())
             for mirror in self._mirrors.values():

@@ -1,70 +1,41 @@
-"""Lengths, times, selectors and conditions, as Kubernetes objects have them."""
+"""Selectors and conditions, as Kubernetes objects have them; plainer values are those of `jumpstarter_kubernetes`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ...durations import parse_duration
+from jumpstarter_kubernetes.values import (
+    PREFIX,
+    Object,
+    from_length,
+    from_time,
+    named,
+    reference,
+    to_length,
+    to_time,
+    without_empty,
+)
+
 from ...model.records import Condition
 from ...model.selector import Requirement, Selector
 
-Object = dict[str, Any]
-
-PREFIX = "lab.jumpstarter.dev/"
-"""Prefix of the labels and annotations in which a lab keeps what the kinds have no fields for."""
-
-_FRACTION = re.compile(r"(\.\d{6})\d+")
-_SECOND = timedelta(seconds=1)
-
-
-def from_length(value: timedelta) -> str:
-    """Return a length as Go writes it, such as `1h30m0s`."""
-    sign = "-" if value < timedelta(0) else ""
-    value = abs(value)
-    whole, rest = divmod(value, _SECOND)
-    fraction = f".{rest // timedelta(microseconds=1):06}".rstrip("0") if rest else ""
-    hours, minutes, seconds = whole // 3600, whole // 60 % 60, whole % 60
-    text = f"{seconds}{fraction}s"
-    if hours or minutes:
-        text = f"{minutes}m{text}"
-    return sign + (f"{hours}h{text}" if hours else text)
-
-
-def to_length(text: str) -> timedelta:
-    """Return the length that a text of Go means.
-
-    Raises:
-        ValueError: it means none.
-    """
-    negative = text.startswith("-")
-    parts = re.fullmatch(r"-?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)(?:\.(\d{1,9}))?s)?", text)
-    if parts is not None and text.lstrip("-"):
-        hours, minutes, seconds, fraction = parts.groups()
-        value = timedelta(hours=int(hours or 0), minutes=int(minutes or 0), seconds=int(seconds or 0))
-        value += timedelta(microseconds=int((fraction or "0").ljust(6, "0")[:6]))
-        return -value if negative else value
-    found = parse_duration(text)
-    if not isinstance(found, timedelta):
-        raise ValueError(f"{text!r} is no length of time")
-    return found
-
-
-def from_time(value: datetime) -> str:
-    """Return a time in UTC (RFC 3339), with a fraction only where there is one."""
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def to_time(text: str) -> datetime:
-    """Return the time that a text means.
-
-    Raises:
-        ValueError: it means none.
-    """
-    value = datetime.fromisoformat(_FRACTION.sub(r"\1", text))
-    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+__all__ = [
+    "PREFIX",
+    "Object",
+    "difference",
+    "from_conditions",
+    "from_length",
+    "from_selector",
+    "from_time",
+    "named",
+    "reference",
+    "to_conditions",
+    "to_length",
+    "to_selector",
+    "to_time",
+    "without_empty",
+]
 
 
 def from_selector(selector: Selector) -> Object:
@@ -122,23 +93,6 @@ def to_conditions(values: Iterable[Mapping[str, Any]] | None) -> tuple[Condition
         )
         for item in values or ()
     )
-
-
-def reference(name: str) -> Object:
-    """Return the name of another object, as fields that end in `Ref` have it."""
-    return {"name": name}
-
-
-def named(value: Mapping[str, Any] | None) -> str:
-    """Return the name in a reference; empty for none."""
-    return str((value or {}).get("name") or "")
-
-
-def without_empty(**fields: Any) -> Object:
-    """Return the fields that say something: no None, no empty text, list or mapping; False and 0 stay."""
-    return {
-        key: value for key, value in fields.items() if value is not None and value != "" and value != [] and value != {}
-    }
 
 
 def difference(old: Any, new: Any) -> Any:
