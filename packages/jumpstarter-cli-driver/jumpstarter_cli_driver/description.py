@@ -106,7 +106,7 @@ def _type_text(parameter: inspect.Parameter) -> str:
 def _default_text(parameter: inspect.Parameter) -> str:
     if parameter.default is inspect.Parameter.empty:
         return " (required)"
-    text = repr(parameter.default)
+    text = repr(getattr(parameter.default, "value", parameter.default))
     # Factories and sentinels of dataclass libraries say nothing to a reader.
     return "" if text.startswith("<") else f" = {text}"
 

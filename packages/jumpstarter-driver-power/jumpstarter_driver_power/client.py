@@ -231,5 +231,7 @@ class explained:
 
 def format_reading(reading: PowerReading) -> str:
     """Return a reading as one line of text with its units."""
-    line = f"voltage={reading.voltage} V  current={reading.current} A  apparent_power={reading.apparent_power} VA"
-    return line if reading.power is None else f"{line}  power={reading.power} W"
+    # No meter tells a millionth; a product of two numbers has digits that mean nothing.
+    volts, amperes, apparent = (round(value, 6) for value in (reading.voltage, reading.current, reading.apparent_power))
+    line = f"voltage={volts} V  current={amperes} A  apparent_power={apparent} VA"
+    return line if reading.power is None else f"{line}  power={round(reading.power, 6)} W"

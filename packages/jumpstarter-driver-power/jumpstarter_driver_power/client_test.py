@@ -230,3 +230,12 @@ def test_virtual_machine_can_be_destroyed() -> None:
 def test_client_class_is_the_one_of_power_drivers() -> None:
     with serve(MockPower()) as client:
         assert type(client) is PowerClient
+
+
+def test_readings_are_printed_without_digits_that_mean_nothing() -> None:
+    from .client import format_reading
+    from .reading import PowerReading
+
+    line = format_reading(PowerReading(voltage=230.5, current=1.2))
+
+    assert line.startswith("voltage=230.5 V  current=1.2 A  apparent_power=276.6 VA")
