@@ -35,6 +35,7 @@ HUBS = 4
 """Hubs that a test run may use at once; the kernel has 8."""
 HUB_PORTS = 8
 """Gadgets that may be in hubs at once."""
+PLUG_ATTEMPTS = 3
 TIMEOUT = 30.0
 """Seconds that the kernel may take to recognise a device, or that it is gone."""
 
@@ -171,6 +172,7 @@ class HubPort:
         free = (f"usbip-vudc.{number}" for number in range(HUB_PORTS))
         self.controller = next(name for name in free if name not in _ports_in_use)
         self._socket_file = Path(f"/sys/devices/platform/{self.controller}/usbip_sockfd")
+        self._status_file = Path(f"/sys/devices/platform/{self.controller}/usbip_status")
         _ports_in_use.add(self.controller)
 
     def connect(self) -> None:
@@ -181,10 +183,21 @@ class HubPort:
             _write(self._attach / "attach", f"{self._port} {host.fileno()} 1 {self._HIGH_SPEED}\n")
 
     def disconnect(self) -> None:
-        """Part them."""
-        _write(self._attach / "detach", f"{self._port}\n")
-        status = Path(f"/sys/devices/platform/{self.controller}/usbip_status")
-        wait_until(lambda: status.read_text().strip() == "1", f"end of the connection of {self.controller}")
+        """Part them, and wait until neither side is busy with that: it would end the next connection as well."""
+        if not self._is_free():
+            _write(self._attach / "detach", f"{self._port}\n")
+        available = "1"
+        wait_until(
+            lambda: self._is_free() and self._status_file.read_text().strip() == available,
+            f"end of the connection of {self.controller}",
+        )
+
+    def _is_free(self) -> bool:
+        """Tell whether the host's side has nothing in this port: its line in the status table says 4."""
+        number = self._port // self._PORTS_PER_CONTROLLER
+        table = (self._attach / (f"status.{number}" if number else "status")).read_text()
+        rows = [line.split() for line in table.splitlines()[1:]]
+        return any(int(row[1]) == self._port and int(row[2]) == 4 for row in rows)
 
     def device(self) -> Path | None:
         """The folder in sysfs of the device in this port, or None when nothing is recognised there."""
@@ -574,14 +587,25 @@ class Gadget:
         controller = self._port.controller
         _write(self._folder / "UDC", f"{controller}\n")
         self._is_plugged = True
-        self._port.connect()
-        wait_until(
-            lambda: (
-                self._port.device() is not None
-                and Path(f"/sys/class/udc/{controller}/state").read_text().strip() == "configured"
-            ),
-            f"configuration of USB device {self.vendor:04x}:{self.product:04x} in {controller}",
-        )
+        for attempt in range(1, PLUG_ATTEMPTS + 1):
+            self._port.connect()
+            try:
+                wait_until(
+                    self._is_configured,
+                    f"configuration of USB device {self.vendor:04x}:{self.product:04x} in {controller}",
+                    TIMEOUT / PLUG_ATTEMPTS,
+                )
+            except UsbGadgetError:
+                # A connection between the controllers may break at once while the one before is still cleared up.
+                if attempt == PLUG_ATTEMPTS:
+                    raise
+                self._port.disconnect()
+            else:
+                return
+
+    def _is_configured(self) -> bool:
+        state = Path(f"/sys/class/udc/{self._port.controller}/state").read_text().strip()
+        return self._port.device() is not None and state == "configured"
 
     def unplug(self) -> None:
         """Pull it out, and wait until the host has noticed."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 from jumpstarter.client.core import DriverError
+from jumpstarter.common.medium import holds_medium
 from jumpstarter.common.utils import serve
 from jumpstarter_driver_power.common import PowerState
 from jumpstarter_testbench.usb_gadgets import Gadget, MassStorage, SerialPort, wait_until
@@ -15,8 +16,8 @@ from jumpstarter_driver_dutlink.emulation import EmulatedDutlink, EmulatedShell
 
 pytestmark = [pytest.mark.lab_guest, pytest.mark.need("libusb")]
 
-SIZE = 2 << 20
-IMAGE = os.urandom(1 << 20) + b"the end"
+SIZE = 1 << 20
+IMAGE = os.urandom(1 << 18) + b"the end"
 
 
 class Rig:
@@ -134,9 +135,11 @@ def test_another_disk_is_never_written(rig, image, tmp_path, setting):
     assert not any(foreign.read_bytes())
 
 
-def test_storage_that_stays_at_the_exporter_is_not_given_to_the_device_silently(rig, tmp_path):
+def test_storage_that_stays_at_the_exporter_is_not_given_to_the_device_silently(rig):
     with serve(mux(storage_serial="STICK1", storage_timeout=1)) as client:
         client.host()
+        node = rig.storage.block_device()
+        wait_until(lambda: holds_medium(node), "stick")
         rig.board._switched = lambda side: None  # its relay is stuck
         with pytest.raises(DriverError, match="has connected its storage to dut, but it is still there"):
             client.dut()

@@ -17,8 +17,8 @@ from jumpstarter_driver_sdwire.emulation import EmulatedSDWire
 
 pytestmark = [pytest.mark.lab_guest, pytest.mark.need("libusb")]
 
-SIZE = 2 << 20
-IMAGE = os.urandom(1 << 20) + b"the end"
+SIZE = 1 << 20
+IMAGE = os.urandom(1 << 18) + b"the end"
 
 
 class Rig:
