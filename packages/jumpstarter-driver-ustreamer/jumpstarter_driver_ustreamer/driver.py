@@ -168,8 +168,9 @@ class UStreamer(JpegSource, Driver):
             if self._placeholder_will_do():
                 self.logger.warning("the camera is offline, so this is the picture of µStreamer itself")
                 return body
-            waited = time.monotonic() - daemon.started
-            if waited > self.start_timeout or not self._device_exists():
+            # What will not get better by waiting is told at once.
+            hopeless = not self._device_exists() or "busy" in daemon.camera_error
+            if hopeless or time.monotonic() - daemon.started > self.start_timeout:
                 raise VideoError(f"the camera delivers no picture: {self._why_offline()}")
             await anyio.sleep(POLL)
 
