@@ -56,6 +56,9 @@ class CanBus(CanClient, can.BusABC):
 
     _is_bus: ClassVar[bool] = True
 
+    filters = can.BusABC.filters
+    __iter__ = can.BusABC.__iter__
+
     def _init_bus(self) -> None:
         # The constructor of BusABC has not run: a client is made before it is known to be used as a bus.
         self._periodic_tasks = []

@@ -84,13 +84,13 @@ def explained() -> Generator[None, None, None]:
 
 
 def open_link(client: CanClient, method: str, **arguments: Any) -> Link | OldLink:
-    """Return a link to the bus, open; by single calls where the exporter knows nothing better."""
+    """Return a link to the bus, to be entered; by single calls where the exporter knows nothing better."""
     try:
         client.call("frame_link")
     except DriverMethodNotImplemented:
         make = arguments.get("make", Frame)
-        return OldLink(client, make=make).open()
-    return Link(client, method, **arguments).open()
+        return OldLink(client, make=make)
+    return Link(client, method, **arguments)
 
 
 def can_commands(client: CanClient) -> click.Group:

@@ -107,7 +107,7 @@ class IsoTpAddress(BaseModel):
             "functional_id": "functional_id",
         }
         found: dict[str, Any] = {name: getattr(value, attribute, None) for name, attribute in fields.items()}
-        return cls(addressing_mode=int(value._addressing_mode), **found)
+        return cls(addressing_mode=isotp.AddressingMode(value._addressing_mode).value, **found)
 
     def dump(self) -> isotp.Address:
         """Return the address for the library.

@@ -220,7 +220,7 @@ class Can(Driver):
             "received": self.inbox.received,
             "sent": bus.sent,
             "buffer": self.buffer,
-            "clients": len(self._links),
+            "clients": sum(link.greeted for link in self._links.values()),
             "periodic": len(self._sends),
         }
 

@@ -56,7 +56,7 @@ class FrameStream(ObjectStream[bytes]):
         self._reader: Reader = port.inbox.reader(unread=not monitor)
         self._filters: tuple[Filter, ...] = ()
         self._events: deque[bytes] = deque()
-        self._greeted = False
+        self.greeted = False
         self._told_fault: str | None = None
         self._failed_epoch = -1
         self._finished = False
@@ -71,13 +71,13 @@ class FrameStream(ObjectStream[bytes]):
                 raise ClosedResourceError
             found = list(self._events)
             self._events.clear()
-            if self._greeted and not self._finished:
+            if self.greeted and not self._finished:
                 found += self._frames()
             if found:
                 return b"".join(found)
             if self._finished:
                 raise EndOfStream
-            await self._reader.wait()
+            await self._reader.wait(records=self.greeted)
 
     def _frames(self) -> list[bytes]:
         found = []
@@ -109,15 +109,21 @@ class FrameStream(ObjectStream[bytes]):
     # -- from the client -------------------------------------------------------------------------
 
     async def send(self, item: bytes) -> None:
-        """Take bytes of the client.
+        """Take bytes of the client; if these are no messages of a frame link, end it."""
+        if self._finished:
+            return
+        try:
+            await self._take(item)
+        except ValueError as error:
+            self._events.append(wire.json_message(wire.ENDED, {"message": str(error)}))
+            self._finished = True
+            self._reader.wake()
 
-        Raises:
-            WireError: these are no messages of a frame link.
-        """
+    async def _take(self, item: bytes) -> None:
         for kind, body in self._splitter.feed(item):
             if kind == wire.HELLO:
                 self._greet(wire.read_json(body, dict))
-            elif not self._greeted:
+            elif not self.greeted:
                 raise wire.WireError("the first message of a frame link must be a HELLO")
             elif kind == wire.SEND:
                 await self._send_frames(body)
@@ -130,7 +136,7 @@ class FrameStream(ObjectStream[bytes]):
         self._filters = parse_filters(hello.get("filters"))
         if hello.get("start") == "now":
             self._reader.skip()
-        self._greeted = True
+        self.greeted = True
         self._told_fault = self._port.bus.fault
         self._add(
             wire.json_message(

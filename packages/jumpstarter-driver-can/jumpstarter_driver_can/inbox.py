@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from threading import Lock
 
+from anyio.lowlevel import checkpoint
+
 
 class Inbox:
     """Holds the newest `capacity` records; when it is full the oldest one is dropped, and readers learn how many."""
@@ -96,10 +98,12 @@ class Reader:
         lost, self.lost = self.lost, 0
         return lost
 
-    async def wait(self) -> None:
-        """Wait until there is a record to take, or `wake` is called."""
+    async def wait(self, *, records: bool = True) -> None:
+        """Wait until there is a record to take, unless `records` are not wanted, or until `wake` is called."""
         self._loop = asyncio.get_running_loop()
-        if not self._news.is_set() and self._inbox._arm(self):
+        if self._news.is_set() or (records and not self._inbox._arm(self)):
+            await checkpoint()
+        else:
             try:
                 await self._news.wait()
             finally:

@@ -6,6 +6,7 @@ import errno
 import logging
 import socket
 import threading
+import time
 from typing import Any, ClassVar, Final
 
 import anyio
@@ -37,6 +38,9 @@ QUEUED_SENDS: Final = 64
 SEND_TIMEOUT: Final = 60.0
 """Seconds that a blocking send takes at most, unless the client says otherwise."""
 
+TURN_TIMEOUT: Final = 2.0
+"""Seconds that the stack may take to hand one frame to the bus, which has a shorter time-out itself."""
+
 PUMP_TIMEOUT: Final = 0.1
 JOIN_TIMEOUT: Final = 5.0
 
@@ -66,6 +70,24 @@ class StackBus(SteadyBus):
         return failure
 
 
+class Stack(isotp.NotifierBasedCanStack):
+    """The stack of can-isotp, which calls a transfer complete just before it hands its last frame to the bus."""
+
+    turns = 0
+    """How often its thread has looked for something to do, having done all it had to."""
+
+    def _read_relay_queue(self, timeout: float | None) -> Any:
+        self.turns += 1
+        return super()._read_relay_queue(timeout)
+
+    def wait_turn(self) -> None:
+        """Wait until the last frame was handed over, TURN_TIMEOUT at most."""
+        before, deadline = self.turns, time.monotonic() + TURN_TIMEOUT
+        self.rx_relay_queue.put(None)
+        while self.turns == before and time.monotonic() < deadline:
+            time.sleep(0.0005)
+
+
 @dataclass(kw_only=True, config=CONFIG)
 class IsoTpPython(Driver):
     """An ISO-TP connection over any interface of python-can, by the stack of can-isotp.
@@ -93,7 +115,7 @@ class IsoTpPython(Driver):
 
     bus: StackBus = Field(init=False, repr=False, default=None)  # type: ignore[assignment]
     notifier: can.Notifier = Field(init=False, repr=False, default=None)  # type: ignore[assignment]
-    stack: isotp.NotifierBasedCanStack = Field(init=False, repr=False, default=None)  # type: ignore[assignment]
+    stack: Stack = Field(init=False, repr=False, default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,7 +143,7 @@ class IsoTpPython(Driver):
         )
         self.bus.open()
         self.notifier = can.Notifier(self.bus, [], timeout=PUMP_TIMEOUT)
-        self.stack = isotp.NotifierBasedCanStack(
+        self.stack = Stack(
             self.bus,
             self.notifier,
             address=self.address,
@@ -217,6 +239,8 @@ class IsoTpPython(Driver):
         except (isotp.errors.IsoTpError, RuntimeError) as error:
             why = self.bus.take_failure() or "the log of the exporter has the reason"
             raise IsoTpError(f"{self._name}: {error}: {why}") from error
+        if self.params.blocking_send:
+            self.stack.wait_turn()
         if self.params.blocking_send and (failure := self.bus.take_failure()) is not None:
             raise IsoTpError(f"{self._name}: the transfer failed: {failure}") from failure
 

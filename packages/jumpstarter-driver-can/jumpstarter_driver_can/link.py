@@ -75,7 +75,7 @@ class Link:
         self._make = make
         self._filters = list(filters)
         self._start = start
-        self._news = threading.Condition()
+        self._news = threading.Condition(threading.RLock())
         self._frames: deque[Any] = deque()
         self._payloads: deque[bytes] = deque()
         self._held = 0
@@ -312,6 +312,8 @@ class Link:
             self._client.logger.warning("%d CAN frames were dropped: they were not taken in time", lost)
         elif kind == wire.FAILED:
             self._take_failure(wire.read_json(body, dict))
+        elif kind == wire.ENDED:
+            self._break(f"the exporter has ended the link to the bus: {wire.read_json(body, dict).get('message')}")
         self._news.notify_all()
 
     def _take_fault(self, fault: Any) -> None:

@@ -12,6 +12,7 @@ Each message is: length of what follows (u32), kind (u8), body; numbers are litt
 | FILTERS | client | JSON list: the filters from now on |
 | FAULT | exporter | JSON object: `fault`, why the bus is down, or null when it is up again |
 | OVERRUN | exporter | number of frames (u64) that were dropped because this client did not take them in time |
+| ENDED | exporter | JSON object: `message`, why the exporter ends the link |
 
 After FAILED the exporter drops all frames of that epoch, so that nothing is sent after a frame that was not; the client
 begins a new epoch when its user knows of the failure.
@@ -31,6 +32,7 @@ FAILED: Final = 5
 FILTERS: Final = 6
 FAULT: Final = 7
 OVERRUN: Final = 8
+ENDED: Final = 9
 
 VERSION: Final = 1
 """Version of this protocol, which `frame_link` of the driver tells."""
