@@ -21,6 +21,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "interop"))
 
+import can_bus  # noqa: E402 (found beside this file)
 import peer  # noqa: E402 (found by the line above)
 from router import figures  # noqa: E402
 
@@ -267,6 +268,15 @@ def tree(published: Path | None, folder: Path) -> Iterator[Row]:
     yield at_most("client tree of 1,000 drivers ready", "ms", seen["ours"] * 1000, theirs and theirs * 1000, 25)
 
 
+def can(published: Path | None, folder: Path) -> Iterator[Row]:
+    """Frames of a CAN bus; the published release is measured if its CAN driver is installed beside it."""
+    for figure in can_bus.figures(published, folder, serving, measure, ROUNDS):
+        if figure.goal is None:
+            yield Row(figure.name, figure.unit, figure.ours, figure.theirs, "", None)
+        else:
+            yield at_least(figure.name, figure.unit, figure.ours, figure.theirs, figure.goal)
+
+
 # -- bulk ----------------------------------------------------------------------------------------
 
 
@@ -468,6 +478,7 @@ GROUPS: dict[str, Callable[[Path | None, Path], Iterator[Row]]] = {
     "startup": startup,
     "calls": calls,
     "tree": tree,
+    "can": can,
     "forward": forward,
     "upload": upload,
     "flash": flash,

@@ -21,6 +21,12 @@ def device(kind: str, argument: str):
         from jumpstarter_driver_network.driver import TcpNetwork
 
         return TcpNetwork(host="127.0.0.1", port=int(argument))
+    if kind == "can":
+        from jumpstarter_driver_can.driver import Can
+        from jumpstarter_driver_composite.driver import Composite
+
+        buses = {name: Can(interface="virtual", channel="bench") for name in ("one", "other")}
+        return Composite(children=buses)
     if kind == "flasher":
         from jumpstarter_driver_opendal.driver import MockFlasher
 
