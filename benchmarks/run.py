@@ -442,6 +442,21 @@ def flash(published: Path | None, folder: Path) -> Iterator[Row]:
         )
 
 
+FLASH_SIZE = 256
+"""Mebibytes of the image that a board gets."""
+
+
+def flashers(published: Path | None, folder: Path) -> Iterator[Row]:
+    """The way of an image to a board's disk, without boot loader and kernel; the published one needs a board for it."""
+    if shutil.which("busybox") is None:
+        return
+    seconds = measure([OURS / "python", PARTS / "measure_flash.py", folder, FLASH_SIZE])
+    limit = seconds["dd"]
+    yield at_least("an image into the exporter's cache", "x dd", limit / seconds["send"], None, 0.25)
+    yield at_least("the same image again", "x dd", limit / seconds["again"], None, 10)
+    yield at_least("from the cache to the board's disk", "x dd", limit / seconds["write"], None, 0.25)
+
+
 def router(published: Path | None, folder: Path) -> Iterator[Row]:
     """Streams through our router; the published one is no Python program, and is not installed here."""
     for figure in figures(folder, serving, measure):
@@ -482,6 +497,7 @@ GROUPS: dict[str, Callable[[Path | None, Path], Iterator[Row]]] = {
     "forward": forward,
     "upload": upload,
     "flash": flash,
+    "flashers": flashers,
     "router": router,
     "lab": lab,
 }

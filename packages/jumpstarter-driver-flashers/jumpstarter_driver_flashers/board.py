@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
@@ -23,9 +23,13 @@ GRACE: Final = 120.0
 """Seconds that a board may take beyond that."""
 
 PIECE_TRIES: Final = 3
-"""Tries to get one piece over the network."""
+"""Tries in a row that bring no piece onto the disk before a flash is given up."""
+
+BATCH: Final = 16
+"""Pieces that are written by one command; between two commands a console rests a moment."""
 
 _FAILED: Final = re.compile(r"jmp-fail (.*)")
+_DONE: Final = re.compile(r"jmp-done (\S+)")
 _AT: Final = re.compile(r"jmp-at (\d+)(?=\n)")
 _PASSING: Final = ("the transfer of piece", "can't get")
 
@@ -86,28 +90,39 @@ class Board:
         """Return the bytes of a disk."""
         return int(self._answer("size", "size", [disk]))
 
-    def write(self, disk: str, path: str, piece: dict[str, Any], report: Report) -> None:
-        """Write a piece of an image; a transfer that breaks is begun again.
+    def write(self, disk: str, path: str, pieces: Sequence[Mapping[str, Any]], report: Report) -> None:
+        """Write an image; what is stored is not written again when the transfer of a piece breaks.
 
         Args:
             disk: where it goes.
             path: of the image below the board's URL.
-            piece: `name`, `size` and `zeros`.
+            pieces: `name`, `size` and `zeros` of each.
             report: called with the bytes that are done.
 
         Raises:
             FlashError: it is not on the disk.
         """
-        timeout = GRACE + (int(piece["size"]) + int(piece["zeros"])) / SLOWEST
-        for attempt in range(PIECE_TRIES):
+        left, before, tries = list(pieces), 0, 0
+        while left:
+            batch = left[:BATCH]
+            covered = [_covered(piece) for piece in batch]
+            names = [str(piece["name"]) for piece in batch]
+            follower = _Follower(report, before, dict(zip(names, covered, strict=True)))
+            failure: FlashRetryableError | None = None
             try:
-                self._run("write", [disk, f"{self._url}/{path}", piece["name"]], timeout, report)
-                return
-            except FlashRetryableError:
-                if attempt == PIECE_TRIES - 1:
-                    raise
+                arguments = [disk, f"{self._url}/{path}", *names]
+                self._run("write", arguments, GRACE + sum(covered) / SLOWEST, follower)
+            except FlashRetryableError as error:
+                failure = error
+            done = len(follower.stored) if failure is not None else len(batch)
+            before += sum(covered[:done])
+            del left[:done]
+            tries = 0 if done else tries + 1
+            if failure is not None and tries >= PIECE_TRIES:
+                raise failure
+            report(before)
 
-    def verify(self, disk: str, path: str, piece: dict[str, Any], report: Report) -> None:
+    def verify(self, disk: str, path: str, piece: Mapping[str, Any], report: Report) -> None:
         """Read a piece back from the disk and compare it.
 
         Raises:
@@ -116,7 +131,8 @@ class Board:
         size, zeros = int(piece["size"]), int(piece["zeros"])
         sums = [piece["sha256"] if size else "-", sha256_of_zeros(zeros) if zeros else "-"]
         timeout = GRACE + (size + zeros) / SLOWEST
-        self._run("verify", [disk, f"{self._url}/{path}", piece["name"], *sums], timeout, report)
+        follower = _Follower(report)
+        self._run("verify", [disk, f"{self._url}/{path}", piece["name"], *sums], timeout, follower)
 
     def stream(self, disk: str, url: str, unpacker: str, report: Report, timeout: float) -> None:
         """Write a whole file that the board gets itself, and unpacks with a program of its own.
@@ -124,7 +140,7 @@ class Board:
         Raises:
             FlashError: it is not on the disk.
         """
-        self._run("stream", [disk, url, unpacker], timeout, report)
+        self._run("stream", [disk, url, unpacker], timeout, _Follower(report))
 
     def _answer(self, key: str, command: str, arguments: list[str]) -> str:
         text = self._run(command, arguments, 60)
@@ -133,9 +149,8 @@ class Board:
             raise FlashRetryableError(f"the board gave no answer to '{command}': {_last(text)}")
         return found[1]
 
-    def _run(self, command: str, arguments: list[str], timeout: float, report: Report | None = None) -> str:
+    def _run(self, command: str, arguments: list[str], timeout: float, follow: _Follower | None = None) -> str:
         quoted = " ".join(self._console.dialect.quote(each) for each in arguments)
-        follow = _follower(report) if report is not None else None
         result = self._console.run(f"sh {self._program} {command} {quoted}", timeout=timeout, on_text=follow)
         if result.status == 0:
             return result.text
@@ -146,17 +161,40 @@ class Board:
         raise kind(failed[1].strip())
 
 
-def _follower(report: Report) -> Callable[[str], None]:
-    most = 0
+class _Follower:
+    """Follows what the board says while it works.
 
-    def follow(text: str) -> None:
-        nonlocal most
-        if found := _AT.findall(text):
+    Args:
+        report: called with the bytes that are done.
+        before: bytes that were done before.
+        covered: bytes of the disk by the names of pieces, in the order in which they are written.
+    """
+
+    def __init__(self, report: Report, before: int = 0, covered: Mapping[str, int] | None = None) -> None:
+        self._report = report
+        self._most = self._before = before
+        self._covered = list((covered or {}).items())
+        self._last = 0
+        self.stored: list[str] = []
+        """Names of the pieces that are stored."""
+
+    def __call__(self, text: str) -> None:
+        self.stored += _DONE.findall(text)
+        for match in _AT.finditer(text):
+            at = int(match[1])
+            if at <= self._last and self._covered:
+                # The next piece begins.
+                self._before += self._covered.pop(0)[1]
+            self._last = at
             # Data and zeros are read back one after the other, so the numbers may fall back.
-            most = max(most, *map(int, found))
-            report(most)
+            self._most = max(self._most, self._before + at)
+        if self._last:
+            self._report(self._most)
 
-    return follow
+
+def _covered(piece: Mapping[str, Any]) -> int:
+    """Return the bytes of the disk that a piece is for."""
+    return int(piece["size"]) + int(piece["zeros"])
 
 
 def _last(text: str) -> str:

@@ -6,11 +6,11 @@
 #   board.sh size DISK                              print the size of the disk: jmp-size BYTES
 #   board.sh find ADDRESS                           print the disk at a hardware address: jmp-disk /dev/NAME
 #   board.sh label LABEL [DISK]                     print the partition with a label: jmp-disk /dev/NAME
-#   board.sh write DISK URL PIECE                   write a piece
+#   board.sh write DISK URL PIECE...                write pieces; prints jmp-done PIECE when one is stored
 #   board.sh verify DISK URL PIECE SUM ZEROS        read a piece back and compare SHA-256 sums ('-' for none)
 #   board.sh stream DISK URL UNPACK                 write a whole file, unpacked by the program UNPACK ('cat' for none)
 #
-# While it works it prints jmp-at BYTES. The status is 0 only if everything is on the disk; otherwise the last lines say
+# While it works it prints jmp-at BYTES, for each piece from 0 on. The status is 0 only if everything is on the disk; otherwise the last lines say
 # why. No status of a pipeline's first part is lost: each part leaves its own in a file.
 
 tmp=${0%/*}
@@ -87,8 +87,8 @@ find_label() { # LABEL [DISK]
 }
 
 store() { # DISK: have everything stored, and hear of errors
-    dd if=/dev/null of="$1" bs=512 count=0 conv=notrunc,fsync 2>"$tmp/err" ||
-        fail "$1 could not store what was written: $(why "$tmp/err")"
+    dd if=/dev/null of="$1" bs=512 count=0 conv=notrunc,fsync 2>"$tmp/store" ||
+        fail "$1 could not store what was written: $(why "$tmp/store")"
 }
 
 put() { # DISK, the list on descriptor 3, the data on standard input
@@ -108,7 +108,7 @@ put() { # DISK, the list on descriptor 3, the data on standard input
     done
 }
 
-write() { # DISK URL PIECE
+piece() { # DISK URL PIECE
     fetch "$2/$3.ops" >"$tmp/ops" 2>"$tmp/err" || fail "can't get the list of piece $3: $(why "$tmp/err")"
     rm -f "$tmp/fetched"
     {
@@ -125,7 +125,30 @@ write() { # DISK URL PIECE
         fail "can't write piece $3 to $1: $(why "$tmp/dd")"
     fi
     [ "$fetched" = 0 ] || fail "the transfer of piece $3 broke: $(why "$tmp/err")"
-    store "$1"
+}
+
+stored() { # wait until the piece before is stored, while this one is in memory
+    [ -n "$storing" ] || return 0
+    wait "$storing" || { cat "$tmp/storing" && exit 1; }
+    echo "jmp-done $before"
+}
+
+write() { # DISK URL PIECE...
+    disk=$1
+    url=$2
+    shift 2
+    storing=
+    for name; do
+        # Each in a shell of its own, so that its failure is known when the one before is stored.
+        (piece "$disk" "$url" "$name")
+        status=$?
+        stored
+        [ $status -eq 0 ] || exit 1
+        before=$name
+        (store "$disk") >"$tmp/storing" &
+        storing=$!
+    done
+    stored
 }
 
 get() { # DISK KIND, the list on descriptor 3; the data goes to standard output

@@ -17,6 +17,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from jumpstarter.common.exceptions import ArgumentError
 from jumpstarter_driver_http.server import application, serving
+from jumpstarter_driver_opendal.images import pieces
 from jumpstarter_driver_opendal.images.cache import Cache
 from jumpstarter_driver_opendal.images.ingest import Ingest
 from jumpstarter_driver_uboot.console import Console
@@ -64,6 +65,7 @@ class Shell:
             timeout=20,
         )
         stack.callback(session.close, force=True)
+        session.expect_exact("# ")
         self.board = Board(Console(session, SHELL, ["#"]), self.url)
         self.board._program = str(folder / "tmp" / "board.sh")
         self.board.install(f"{self.url}/board.sh")
@@ -95,8 +97,7 @@ class Desk:
     def write(self, offered: dict[str, Any]) -> list[int]:
         """Write an image; return the progress that was told."""
         told: list[int] = []
-        for piece in offered["pieces"]:
-            self.board.write(str(self.disk), offered["path"], piece, told.append)
+        self.board.write(str(self.disk), offered["path"], offered["pieces"], told.append)
         return told
 
 
@@ -122,6 +123,40 @@ def test_image_with_an_odd_size_is_written_to_its_last_byte(desk: Desk):
     desk.write(desk.offer(content))
     assert desk.disk.read_bytes()[: len(content)] == content
     assert desk.disk.stat().st_size == 12 * MIB
+
+
+def test_pieces_are_written_in_their_order_and_told_as_one(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pieces.PieceWriter.__init__, "__defaults__", (MIB, None))
+    content = image_content()
+    offered = desk.offer(content)
+    assert len(offered["pieces"]) > 3
+    told = desk.write(offered)
+    assert desk.disk.read_bytes()[: len(content)] == content
+    assert told == sorted(told)
+    assert told[-1] == len(content)
+
+
+def test_piece_whose_transfer_breaks_is_sent_again_and_not_those_before_it(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pieces.PieceWriter.__init__, "__defaults__", (MIB, None))
+    content = image_content()
+    offered = desk.offer(content)
+    place = desk.served / offered["path"]
+    third = (place / "00002").read_bytes()
+    (place / "00002").unlink()
+    commands: list[list[str]] = []
+    real = desk.board._run
+
+    def run(command: str, arguments: list[str], *more: Any) -> str:
+        commands.append(arguments)
+        try:
+            return real(command, arguments, *more)
+        finally:
+            (place / "00002").write_bytes(third)
+
+    monkeypatch.setattr(desk.board, "_run", run)
+    desk.write(offered)
+    assert desk.disk.read_bytes()[: len(content)] == content
+    assert [arguments[2] for arguments in commands] == ["00000", "00002"]
 
 
 def test_what_was_written_is_verified(desk: Desk):

@@ -179,12 +179,8 @@ class Procedure:
 
     def _write(self, board: Board, job: Job, disk: str, offered: dict[str, Any], covered: int) -> None:
         meter = self._display.meter(f"writing {job.shown} to {disk}", covered)
-        before = 0
         with step("write"):
-            for piece in offered["pieces"]:
-                board.write(disk, offered["path"], piece, partial(_advance, meter, before))
-                before += int(piece["size"]) + int(piece["zeros"])
-                meter.update(before)
+            board.write(disk, offered["path"], offered["pieces"], meter.update)
         meter.finish()
 
     def _verify(self, board: Board, job: Job, disk: str, offered: dict[str, Any], covered: int) -> None:
@@ -320,7 +316,7 @@ def _load(client: BaseFlasherClient, uboot: UbootConsoleClient, name: str, addre
     try:
         size = uboot.tftp_load(name, address, timeout=LOAD_TIMEOUT)
     except CommandFailed as error:
-        if "File not found" in str(error):
+        if "file not found" in str(error).lower():
             raise FlashNonRetryableError(f"the TFTP server doesn't have {name!r}: {error}") from None
         raise
     wanted = client.tftp.storage.stat(name).content_length  # type: ignore[attr-defined]

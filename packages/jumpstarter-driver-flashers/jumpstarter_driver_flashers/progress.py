@@ -47,7 +47,7 @@ class Meter:
         now = time.monotonic()
         if now >= self._due:
             self._due = now + LOG_INTERVAL
-            self._display.logger.info("%s", self)
+            self._display.logger.info("%s", str(self))
 
     def finish(self) -> None:
         """Say that all is done. May be called again."""
@@ -58,7 +58,7 @@ class Meter:
         if self._task is not None:
             self._display._update(self._task, self.done, self.done)
         else:
-            self._display.logger.info("%s", self)
+            self._display.logger.info("%s", str(self))
 
     @property
     def rate(self) -> float:

@@ -166,6 +166,7 @@ class Transfer:
             async for item in self._client.image_host.fetch(request, handle):
                 if item.get("image") is not None:
                     if meter is not None:
+                        meter.update(int(item["image"]["source_size"]))
                         meter.finish()
                     return self._ready(item["image"], fetched=meter is not None)
                 meter = meter or self._display.meter(f"fetching {self._job.shown}")
