@@ -106,6 +106,41 @@ class Kubeconfig:
 
     async def read(self) -> Access:
         """Read the files, and log in where the context says so."""
+        from kubernetes_asyncio.client import Configuration
+
+        where, name, body = await self._found()
+        configuration = Configuration()
+        await self._fill(configuration, where, name)
+        return Access(
+            server=str(configuration.host).rstrip("/"),
+            namespace=self.namespace or body.get("namespace") or DEFAULT_NAMESPACE,
+            context=name,
+            authorization=str(configuration.api_key.get("BearerToken") or ""),
+            tls=_tls(configuration, where, name),
+            server_name=getattr(configuration, "tls_server_name", None) or "",
+            proxy=getattr(configuration, "proxy", None) or "",
+        )
+
+    async def place(self) -> tuple[str, str]:
+        """Return the names of context and namespace, without logging in.
+
+        Raises:
+            KubeconfigError: the files don't have what it takes.
+        """
+        _, name, body = await self._found()
+        return name, self.namespace or body.get("namespace") or DEFAULT_NAMESPACE
+
+    async def load_into(self, configuration: Any) -> None:
+        """Fill in a `kubernetes_asyncio.client.Configuration`, logging in where the context says so.
+
+        Raises:
+            KubeconfigError: the files don't have what it takes, or logging in failed.
+        """
+        where, name, _ = await self._found()
+        await self._fill(configuration, where, name)
+
+    async def _found(self) -> tuple[str, str, dict[str, Any]]:
+        """Return the files that are there, and the name and members of the context."""
         documents = [(path, document) for path in self.files if (document := await _document(path)) is not None]
         if not documents:
             names = ", ".join(map(str, self.files))
@@ -114,11 +149,10 @@ class Kubeconfig:
                 "or log in to the cluster first"
             )
         where = ", ".join(str(path) for path, _ in documents)
-        name = self._check(where, [document for _, document in documents])
-        return await self._load(where, name)
+        return where, *self._check(where, [document for _, document in documents])
 
-    def _check(self, where: str, documents: list[dict[str, Any]]) -> str:
-        """Return the name of the context.
+    def _check(self, where: str, documents: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+        """Return name and members of the context.
 
         Raises:
             KubeconfigError: the files don't have what it takes.
@@ -150,16 +184,14 @@ class Kubeconfig:
         server = cluster.get("server") if isinstance(cluster, dict) else None
         if not isinstance(server, str) or not server.startswith(("http://", "https://")):
             raise KubeconfigError(f"the cluster {body['cluster']!r} of {where} has no server URL")
-        return name
+        return name, body
 
-    async def _load(self, where: str, name: str) -> Access:
-        from kubernetes_asyncio.client import Configuration
+    async def _fill(self, configuration: Any, where: str, name: str) -> None:
         from kubernetes_asyncio.config import ConfigException, load_kube_config
 
-        configuration = Configuration()
         try:
             with anyio.fail_after(60):
-                loader = await load_kube_config(
+                await load_kube_config(
                     config_file=os.pathsep.join(map(str, self.files)),
                     context=name,
                     client_configuration=configuration,
@@ -169,16 +201,6 @@ class Kubeconfig:
             raise KubeconfigError(f"logging in as the context {name!r} of {where} says took longer than 60 s") from None
         except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
             raise KubeconfigError(f"the context {name!r} of {where} can't be used: {error}") from error
-        body = (loader.current_context or {}).get("context") or {}
-        return Access(
-            server=str(configuration.host).rstrip("/"),
-            namespace=self.namespace or body.get("namespace") or DEFAULT_NAMESPACE,
-            context=name,
-            authorization=str(configuration.api_key.get("BearerToken") or ""),
-            tls=_tls(configuration, where, name),
-            server_name=getattr(configuration, "tls_server_name", None) or "",
-            proxy=getattr(configuration, "proxy", None) or "",
-        )
 
 
 def _tls(configuration: Any, where: str, name: str) -> ssl.SSLContext | None:

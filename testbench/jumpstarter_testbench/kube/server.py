@@ -65,6 +65,10 @@ class _Request:
     user: User
     manager: str
 
+    def said(self, name: str) -> bool:
+        """Return what a yes-or-no of the query says; everything but `false` and `0` is a yes."""
+        return name in self.query and self.query[name].lower() not in ("false", "0")
+
     @property
     def dry(self) -> bool:
         return self.query.get("dryRun") == "All"
@@ -211,7 +215,7 @@ class KubeServer:
         verb = verbs.get(request.method, request.method.lower())
         if not asked.name:
             if verb == "get":
-                verb = "watch" if asked.query.get("watch") in ("true", "1") else "list"
+                verb = "watch" if asked.said("watch") else "list"
             elif verb == "delete":
                 verb = "deletecollection"
         resource = asked.kind.plural + (f"/{asked.part}" if asked.part else "")
@@ -249,7 +253,7 @@ class KubeServer:
             raise Refusal(415, "UnsupportedMediaType", text)
         kind, namespace, name = asked.kind, asked.namespace, asked.name
         if how == "apply":
-            manager, force = asked.query.get("fieldManager", ""), asked.query.get("force") == "true"
+            manager, force = asked.query.get("fieldManager", ""), asked.said("force")
             item, new = self.objects.apply(
                 kind, namespace, name, body, manager, asked.part, force=force, dry_run=asked.dry
             )
@@ -261,7 +265,7 @@ class KubeServer:
         kind = asked.kind
         matches = self._matches(asked)
         match request.method:
-            case "GET" if asked.query.get("watch") in ("true", "1"):
+            case "GET" if asked.said("watch"):
                 return await self._watch(request, asked, matches)
             case "GET":
                 return web.json_response(self._list(asked, matches))
@@ -349,7 +353,7 @@ class KubeServer:
             yield _line("ERROR", refusal.body)
             return
         end = time.monotonic() + float(asked.query.get("timeoutSeconds") or 1800)
-        bookmarks = asked.query.get("allowWatchBookmarks") in ("true", "1")
+        bookmarks = asked.said("allowWatchBookmarks")
         while (left := end - time.monotonic()) > 0:
             try:
                 event = await asyncio.wait_for(watcher.queue.get(), min(left, self._bookmarks))
