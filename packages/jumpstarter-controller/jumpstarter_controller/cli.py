@@ -290,6 +290,7 @@ def _cluster(config: ControllerConfig) -> tuple[Store | None, Member | None]:
         from jumpstarter_kubernetes.cluster import Cluster
 
         from .cluster.member import Member
+        from .listening import join_address, split_address
         from .store.kubernetes import KubernetesStore
     except ImportError as error:
         raise ClickExceptionRed(
@@ -299,7 +300,8 @@ def _cluster(config: ControllerConfig) -> tuple[Store | None, Member | None]:
         ) from error
     where = config.kubernetes
     cluster = Cluster.from_config(where.kubeconfig, where.context or None, where.namespace or None)
-    return KubernetesStore(cluster, own_namespace=True), Member(cluster)
+    listen = where.peer_listen or join_address(split_address(config.listen, "listen")[0], 0)
+    return KubernetesStore(cluster, own_namespace=True), Member(cluster, listen=listen, endpoint=where.peer_endpoint)
 
 
 def _server(config: ControllerConfig) -> LabServer:

@@ -87,6 +87,10 @@ class Kubernetes(Section):
     """Of the kubeconfig; empty for the current one."""
     namespace: str = ""
     """Of the lab's objects; empty for that of the context or pod."""
+    peer_listen: Address = ""
+    """Address for the other controllers of the lab, `host:port`; empty for a free port of the host in `listen`."""
+    peer_endpoint: Address = ""
+    """Where they reach this one; empty for that address, or the one of the pod in `POD_IP`."""
 
 
 class ControllerConfig(Settings):

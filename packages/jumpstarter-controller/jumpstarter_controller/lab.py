@@ -26,6 +26,7 @@ from .engine.deciding import Decider
 from .engine.exporting import Exporting
 from .engine.leasing import Leasing
 from .engine.ledger import unavailable
+from .engine.neighbours import Neighbours
 from .engine.presence import Presence
 from .engine.upkeep import Upkeep
 from .engine.use import Uses
@@ -119,6 +120,30 @@ class Lab:
             await self._decider.prepare()
         self._core.leading = leading
         self._core.wake()
+
+    # -- several servers ---------------------------------------------------------------------------
+
+    def join(self, neighbours: Neighbours) -> None:
+        """Be one of several servers of the same store; to be called before anybody is served."""
+        self._core.neighbours = neighbours
+
+    def expect_all(self) -> None:
+        """Give exporters whose server is gone the time to connect to another one; for the server that decides."""
+        if self._core.leading:
+            self._presence.expect_all()
+
+    def waited_for(self) -> Sequence[Key]:
+        """Return the leases that somebody waits for at this server."""
+        return self._waits.here()
+
+    def reported(self, used: Iterable[Key], waiting: Iterable[Key]) -> None:
+        """Take note of what another server sees: leases in use, and leases that somebody waits for there."""
+        for key in used:
+            lease = self._core.world.lease(key)
+            if lease is not None and lease.exporter:
+                self._uses.used(lease)
+        for key in waiting:
+            self._waits.elsewhere(key)
 
     def observe(self, listener: Listener) -> None:
         """Have a function called after each change of a record, with the old and the new one; None for none.

@@ -206,6 +206,8 @@ class LabServer:
             await self._listen(server, router)
             stack.callback(self._close_listeners)
             self.lab = Lab(self.store, self.settings, self.clock)
+            if self._member is not None:
+                self.lab.join(self._member)
             metrics = self._lab_metrics()
             await stack.enter_async_context(self.lab.run(lead=self._member is None))
             guard, health = self._assemble(server, router)

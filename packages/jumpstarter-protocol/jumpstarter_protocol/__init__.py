@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .jumpstarter.admin.v1 import admin_pb2, admin_pb2_grpc
     from .jumpstarter.client.v1 import client_pb2, client_pb2_grpc
-    from .jumpstarter.lab.v1 import lab_pb2, lab_pb2_grpc
+    from .jumpstarter.lab.v1 import lab_pb2, lab_pb2_grpc, peer_pb2, peer_pb2_grpc
     from .jumpstarter.v1 import (
         jumpstarter_pb2,
         jumpstarter_pb2_grpc,
@@ -30,16 +30,21 @@ __all__ = [
     "kubernetes_pb2_grpc",
     "lab_pb2",
     "lab_pb2_grpc",
+    "peer_pb2",
+    "peer_pb2_grpc",
     "router_pb2",
     "router_pb2_grpc",
 ]
+
+
+_PACKAGES = {"admin": "admin.v1", "client": "client.v1", "lab": "lab.v1", "peer": "lab.v1"}
 
 
 def __getattr__(name: str) -> ModuleType:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     first = name.partition("_")[0]
-    package = f"{first}.v1" if first in ("admin", "client", "lab") else "v1"
+    package = _PACKAGES.get(first, "v1")
     return import_module(f".jumpstarter.{package}.{name}", __name__)
 
 

@@ -21,6 +21,8 @@ MODULES = {
     "kubernetes_pb2_grpc": "jumpstarter.v1",
     "lab_pb2": "jumpstarter.lab.v1",
     "lab_pb2_grpc": "jumpstarter.lab.v1",
+    "peer_pb2": "jumpstarter.lab.v1",
+    "peer_pb2_grpc": "jumpstarter.lab.v1",
     "router_pb2": "jumpstarter.v1",
     "router_pb2_grpc": "jumpstarter.v1",
 }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -18,28 +17,9 @@ from jumpstarter_testbench.kube.fixtures import Kube
 
 from ..model.records import Key, Kind
 from ..scripted import scripted_exporter
-from ..store.kubernetes import KubernetesStore
-from ..testing import Login, RunningLab, running_lab
+from ..testing import Login
+from .conftest import Start, become, leading
 from .election import Terms
-from .member import Member
-
-QUICK = Terms(duration=1.5, deadline=1.0, interval=0.1)
-
-
-@asynccontextmanager
-async def controller(
-    kube: Kube, folder: Path, name: str = "one", terms: Terms = QUICK
-) -> AsyncGenerator[RunningLab, None]:
-    cluster = kube.cluster()
-    options = {"store": KubernetesStore(cluster), "member": Member(cluster, identity=name, terms=terms)}
-    async with running_lab(folder / name, server=options) as lab:
-        yield lab
-
-
-async def leading(lab: RunningLab) -> None:
-    with anyio.fail_after(20):
-        while not lab.lab.leading:  # noqa: ASYNC110 - there is nothing that tells
-            await anyio.sleep(0.05)
 
 
 async def eventually(read: Callable[[], Any]) -> Any:
@@ -70,9 +50,9 @@ async def credential(cluster: Cluster, resource: Resource, name: str) -> tuple[s
 
 
 async def test_an_object_that_was_made_by_hand_gets_a_token_with_which_it_can_call(
-    own_kube: Kube, tmp_path: Path
+    own_kube: Kube, controller: Start
 ) -> None:
-    async with own_kube.cluster() as cluster, controller(own_kube, tmp_path) as lab:
+    async with own_kube.cluster() as cluster, controller() as lab:
         made = await cluster.create(EXPORTERS, {"metadata": {"name": "board", "labels": {"board": "rpi"}}})
         token, item = await credential(cluster, EXPORTERS, "board")
 
@@ -87,14 +67,14 @@ async def test_an_object_that_was_made_by_hand_gets_a_token_with_which_it_can_ca
             assert online.meta.labels["board"] == "rpi"
 
 
-async def test_what_peers_have_to_trust_is_where_tools_look_for_it(own_kube: Kube, tmp_path: Path) -> None:
-    async with own_kube.cluster() as cluster, controller(own_kube, tmp_path) as lab:
+async def test_what_peers_have_to_trust_is_where_tools_look_for_it(own_kube: Kube, controller: Start) -> None:
+    async with own_kube.cluster() as cluster, controller() as lab:
         kept = await eventually(lambda: cluster.get(CONFIG_MAPS, "jumpstarter-service-ca-cert"))
         assert kept["data"] == {"ca.crt": lab.ca}
 
 
-async def test_a_deleted_secret_is_replaced_by_one_with_another_token(own_kube: Kube, tmp_path: Path) -> None:
-    async with own_kube.cluster() as cluster, controller(own_kube, tmp_path):
+async def test_a_deleted_secret_is_replaced_by_one_with_another_token(own_kube: Kube, controller: Start) -> None:
+    async with own_kube.cluster() as cluster, controller():
         await cluster.create(CLIENTS, {"metadata": {"name": "alice"}})
         first, _ = await credential(cluster, CLIENTS, "alice")
         await cluster.delete(SECRETS, "alice-client")
@@ -107,8 +87,8 @@ async def test_a_deleted_secret_is_replaced_by_one_with_another_token(own_kube: 
         assert await eventually(another)
 
 
-async def test_a_token_that_was_issued_by_a_call_is_kept_too(own_kube: Kube, tmp_path: Path) -> None:
-    async with own_kube.cluster() as cluster, controller(own_kube, tmp_path) as lab:
+async def test_a_token_that_was_issued_by_a_call_is_kept_too(own_kube: Kube, controller: Start) -> None:
+    async with own_kube.cluster() as cluster, controller() as lab:
         await leading(lab)
         login = await lab.client("alice")
         token, _ = await credential(cluster, CLIENTS, "alice")
@@ -118,26 +98,24 @@ async def test_a_token_that_was_issued_by_a_call_is_kept_too(own_kube: Kube, tmp
         assert (await credential(cluster, CLIENTS, "alice"))[0] == login.token
 
 
-async def test_secrets_go_with_their_objects(own_kube: Kube, tmp_path: Path) -> None:
-    async with own_kube.cluster() as cluster, controller(own_kube, tmp_path) as lab:
+async def test_secrets_go_with_their_objects(own_kube: Kube, controller: Start) -> None:
+    async with own_kube.cluster() as cluster, controller() as lab:
         await leading(lab)
         await lab.client("alice")
         await credential(cluster, CLIENTS, "alice")
         await cluster.delete(CLIENTS, "alice")
         with pytest.raises(NotFound):
             await cluster.get(SECRETS, "alice-client")
-        with anyio.fail_after(10):
-            while lab.lab.account(Key(Kind.CLIENT, "default", "alice")) is not None:  # noqa: ASYNC110
-                await anyio.sleep(0.05)
+        await become(lambda: lab.lab.account(Key(Kind.CLIENT, "default", "alice")) is None)
 
 
-async def test_one_of_two_decides_and_the_other_one_takes_over(own_kube: Kube, tmp_path: Path) -> None:
+async def test_one_of_two_decides_and_the_other_one_takes_over(own_kube: Kube, controller: Start) -> None:
     slow = Terms(duration=20, deadline=15, interval=0.1)
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(own_kube.cluster())
-        second = await stack.enter_async_context(controller(own_kube, tmp_path, "second", slow))
+        second = await stack.enter_async_context(controller("second", slow))
         await leading(second)
-        async with controller(own_kube, tmp_path, "first", slow) as first:
+        async with controller("first", slow) as first:
             assert not first.lab.leading
             # Asked for at the one that does not decide, granted all the same.
             alice = await first.client("alice")
@@ -154,5 +132,5 @@ async def test_one_of_two_decides_and_the_other_one_takes_over(own_kube: Kube, t
                 assert item["status"]["exporterRef"]["name"] == "board"
                 assert item["status"]["conditions"][-1]["type"] == "Ready"
     # It has given the lead away, so nobody waits for the duration to be over.
-    async with controller(own_kube, tmp_path, "third", slow) as third:
+    async with controller("third", slow) as third:
         await leading(third)

@@ -20,6 +20,7 @@ from .auditing import Auditor
 from .chores import Chores
 from .following import Followers
 from .ledger import Ledger
+from .neighbours import Neighbours
 from .timers import Timers
 
 logger = logging.getLogger(__name__)
@@ -50,10 +51,17 @@ class Core:
         """Parts of the engine."""
         self.observers: list[Listener] = []
         """Others."""
+        self.neighbours: Neighbours | None = None
+        """The other servers of the lab; None where there can't be any."""
         self.leading = False
         self.loaded = False
         """Everything there is has been told."""
         self._wake = anyio.Event()
+
+    @property
+    def identity(self) -> str:
+        """The name of this server; empty where there is no other."""
+        return self.neighbours.identity if self.neighbours is not None else ""
 
     def now(self) -> datetime:
         """Return the time of day."""

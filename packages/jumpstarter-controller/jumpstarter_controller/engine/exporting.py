@@ -153,3 +153,5 @@ class Exporting:
                 f"lease {key.name} is not held by {actor.key}, which says that it is used",
             )
         self._uses.used(lease)
+        if self._core.neighbours is not None and not self._core.leading and lease.idle_timeout is not None:
+            self._core.neighbours.tell_used(key)

@@ -33,8 +33,8 @@ class Presence:
         if not isinstance(new, Exporter):
             self._contact.pop(key, None)
             self._core.set_timer("exporter", key, None)
-        elif not new.online and key in self._streams and new.status not in _SELF_DECLARED:
-            # Another server, to which it is not connected, gave it up.
+        elif key in self._streams and new.status not in _SELF_DECLARED:
+            # Another server, to which it is not connected any more, may have given it up.
             self.update(key)
 
     def heard(self, key: Key) -> None:
@@ -60,11 +60,19 @@ class Presence:
                 self.heard(key)
 
     def expect_all(self) -> None:
-        """Give all that count as online, and are not connected, the time to connect: another server had them."""
+        """Give all that count as online, and are connected to no server, the time to connect: another one had them."""
         for namespace in self._core.world.namespaces(Kind.EXPORTER):
             for exporter in self._core.world.exporters(namespace):
-                if exporter.online:
+                if exporter.online and not self._elsewhere(exporter):
                     self.heard(exporter.key)
+
+    def _elsewhere(self, exporter: Exporter) -> bool:
+        """Return whether it is another server's to say that an exporter is not connected any more."""
+        neighbours = self._core.neighbours
+        if neighbours is None or exporter.via in ("", neighbours.identity):
+            return False
+        # Whose server is gone is looked after by the one that decides.
+        return neighbours.alive(exporter.via) or not self._core.leading
 
     def last_seen(self, exporter: Exporter) -> datetime | None:
         """Return when an exporter was heard of last; now for connected ones."""
@@ -83,8 +91,13 @@ class Presence:
     def update(self, key: Key) -> None:
         """Have the store told whether an exporter is online, if it does not know."""
         exporter = self._core.world.exporter(key)
-        if exporter is not None and self._wanted(exporter) != exporter.online:
+        if exporter is not None and self._differs(exporter):
             self._core.chores.add(("presence", key), lambda: self._write(key))
+
+    def _differs(self, exporter: Exporter) -> bool:
+        wanted = self._wanted(exporter)
+        moved = wanted and exporter.key in self._streams and exporter.via != self._core.identity
+        return wanted != exporter.online or moved
 
     def _wanted(self, exporter: Exporter) -> bool:
         key = exporter.key
@@ -92,6 +105,8 @@ class Presence:
             return exporter.status is not ExporterStatus.OFFLINE
         if not exporter.online:
             return False
+        if self._elsewhere(exporter):
+            return True
         contact = self._contact.get(key)
         return contact is None or contact + self._core.settings.leases.offline_after > self._core.now()
 
@@ -101,10 +116,14 @@ class Presence:
         def build() -> Sequence[Write]:
             changed.clear()
             exporter = self._core.world.exporter(key)
-            if exporter is None or (wanted := self._wanted(exporter)) == exporter.online:
+            if exporter is None or not self._differs(exporter):
                 return ()
-            changed.append(replace(exporter, online=wanted, last_seen=self.last_seen(exporter)))
-            return (Update(changed[0]),)
+            wanted = self._wanted(exporter)
+            via = self._core.identity if wanted else ""
+            moved = replace(exporter, online=wanted, last_seen=self.last_seen(exporter), via=via)
+            if wanted != exporter.online:
+                changed.append(moved)
+            return (Update(moved),)
 
         await self._core.ledger.transact(build)
         for exporter in changed:

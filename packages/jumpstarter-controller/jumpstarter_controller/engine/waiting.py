@@ -57,6 +57,17 @@ class Waits:
                     self._left[key] = self._core.now() + self._core.settings.leases.pending_grace
                     self._core.set_timer("lease", key, self._core.now())
 
+    def here(self) -> list[Key]:
+        """Return the leases that somebody waits for at this server."""
+        return list(self._counts)
+
+    def elsewhere(self, key: Key) -> None:
+        """Take note that somebody waits for a lease at another server, which will say so again in time."""
+        lease = self._core.world.lease(key)
+        if lease is not None and not lease.ended and not lease.exporter and key not in self._counts:
+            self._left[key] = self._core.now() + self._core.settings.leases.pending_grace
+            self._core.set_timer("lease", key, self._core.now())
+
     def seen(self, key: Key) -> None:
         """Take note that the owner of a lease is there."""
         self._left.pop(key, None)

@@ -147,6 +147,8 @@ class Exporter:
     """When it was leased last, for giving the least recently used one."""
     draining: bool = False
     """It asked not to be given another lease."""
+    via: str = ""
+    """Of several servers the one that it is, or was last, connected to."""
 
     @property
     def key(self) -> Key:

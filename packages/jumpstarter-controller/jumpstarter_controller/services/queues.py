@@ -71,6 +71,7 @@ class Queues(Generic[Item]):
     capacity: int = CAPACITY
     most_early: int = MOST_EARLY
     _lines: dict[Hashable, _Line[Item]] = field(default_factory=dict, init=False)
+    _awaited: dict[Hashable, list[anyio.Event]] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -85,6 +86,19 @@ class Queues(Generic[Item]):
         line = self._lines.get(key)
         return len(line.offers) if line is not None else 0
 
+    async def arrival(self, key: Hashable) -> None:
+        """Wait until somebody listens."""
+        event = anyio.Event()
+        awaited = self._awaited.setdefault(key, [])
+        awaited.append(event)
+        try:
+            while not self.listening(key):
+                await event.wait()
+        finally:
+            awaited.remove(event)
+            if not awaited:
+                self._awaited.pop(key, None)
+
     async def listen(self, key: Hashable, send: Callable[[Item], Awaitable[None]]) -> None:
         """Send each offer of a line to its listener, in order, until a newer listener takes over.
 
@@ -95,6 +109,8 @@ class Queues(Generic[Item]):
             line.listener.superseded = True
             line.listener.wake.set()
         listener = line.listener = _Listener()
+        for event in self._awaited.get(key, ()):
+            event.set()
         try:
             while not listener.superseded:
                 listener.wake = anyio.Event()

@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 from jumpstarter_protocol import jumpstarter_pb2
 
 from ..asks import Actor
-from ..errors import Code
+from ..errors import Code, Refused
 from ..model.records import Exporter, ExporterStatus, Key, Kind, Lease, Role
 from .convert import ROLES_LABEL
 from .errors import Said
@@ -69,6 +69,10 @@ class StreamTokens(Protocol):
     def issue(
         self, stream: str = "", *, lease: str = "", client: str = "", exporter: str = "", role: str = "", side: str = ""
     ) -> str: ...
+
+
+Elsewhere = Callable[[Key, Key, float], Awaitable["jumpstarter_pb2.DialResponse | None"]]
+"""Has another server dial: with the client, the lease, and for how long its exporter is waited for."""
 
 
 class Routers(Protocol):
@@ -151,6 +155,8 @@ class Switchboard:
         self._grants: dict[Key, _Grants] = {}
         self._listening: dict[Key, dict[Key, anyio.CancelScope]] = {}
         self._tasks: TaskGroup | None = None
+        self.elsewhere: Elsewhere | None = None
+        """Dials at the other servers of the lab, where there are any."""
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
@@ -225,6 +231,51 @@ class Switchboard:
             Refused: in the words of published controllers, see there.
         """
         key = Key(Kind.LEASE, client.namespace, _named(lease_name))
+        await self._when_ready(client, key)
+        if self.elsewhere is not None and not self.queues.listening(key):
+            answer = await self._first_to_listen(client, key, self.elsewhere)
+            if answer is not None:
+                return answer
+        return await self.dial_here(client, key)
+
+    async def when_listening(self, key: Key, patience: float) -> bool:
+        """Wait until the exporter of a lease listens here; return whether it does."""
+        with anyio.move_on_after(patience):
+            await self.queues.arrival(key)
+        return self.queues.listening(key)
+
+    async def _first_to_listen(
+        self, client: Key, key: Key, elsewhere: Elsewhere
+    ) -> jumpstarter_pb2.DialResponse | None:
+        """Return the answer of the server at which the exporter listens, or None when it is this one, or none."""
+        answer: jumpstarter_pb2.DialResponse | None = None
+        failure: Exception | None = None
+
+        async with anyio.create_task_group() as tasks:
+
+            async def ask() -> None:
+                nonlocal answer, failure
+                try:
+                    answer = await elsewhere(client, key, self.listener_patience)
+                except Refused as refused:
+                    failure = refused
+                if answer is not None or failure is not None:
+                    tasks.cancel_scope.cancel()
+
+            tasks.start_soon(ask)
+            await self.when_listening(key, self.listener_patience)
+            if self.queues.listening(key):
+                tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return answer
+
+    async def dial_here(self, client: Key, key: Key) -> jumpstarter_pb2.DialResponse:
+        """Carry out a dial at this server.
+
+        Raises:
+            Refused: in the words of published controllers, see there.
+        """
         exporter, role = await self._when_ready(client, key)
         if role == Role.WATCHER and not keeps_watchers_from_driving(exporter):
             raise roles_not_enforced(key, exporter)

@@ -183,6 +183,7 @@ FULL: list[Record] = [
         lease="l1",
         freed=NOON,
         draining=True,
+        via="server-1",
     ),
     Lease(
         meta=Meta(namespace=LAB, name="l1", labels={"metadata.jumpstarter.dev/build": "7"}),

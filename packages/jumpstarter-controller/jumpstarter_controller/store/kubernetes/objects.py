@@ -58,6 +58,7 @@ RESOURCES: Mapping[Kind, Resource] = {
     Kind.ROUTER: SECRETS,
 }
 
+_VIA = "connected to "
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ACCOUNT_NAMES = {kind: ACCOUNT_SECRETS[kind.value] for kind in (Kind.ADMIN, Kind.ROUTER)}
 
@@ -223,7 +224,13 @@ def _from_exporter(exporter: Exporter) -> Object:
     own = {"credential": _from_credential(exporter.credential)}
     conditions = [
         _condition("Registered", exporter.registered, "Register" if exporter.registered else "Unregister", since),
-        _condition("Online", exporter.online, "Seen" if exporter.online else "Offline", exporter.last_seen or since),
+        _condition(
+            "Online",
+            exporter.online,
+            "Seen" if exporter.online else "Offline",
+            exporter.last_seen or since,
+            f"{_VIA}{exporter.via}" if exporter.via else "",
+        ),
     ]
     if exporter.freed is not None:
         # When it was free last; by it the exporter is chosen that was not used for the longest time.
@@ -248,8 +255,8 @@ def _from_exporter(exporter: Exporter) -> Object:
     return {"metadata": _from_meta(exporter.meta, **own), "spec": spec, "status": status}
 
 
-def _condition(name: str, holds: bool, reason: str, since: datetime) -> Condition:
-    return Condition(type=name, status="True" if holds else "False", reason=reason, since=since)
+def _condition(name: str, holds: bool, reason: str, since: datetime, message: str = "") -> Condition:
+    return Condition(type=name, status="True" if holds else "False", reason=reason, message=message, since=since)
 
 
 def _to_exporter(item: Object, meta: Meta, own: Mapping[str, str]) -> Exporter:
@@ -276,6 +283,7 @@ def _to_exporter(item: Object, meta: Meta, own: Mapping[str, str]) -> Exporter:
         lease=named(status.get("leaseRef")),
         freed=conditions["Leased"].since if "Leased" in conditions else None,
         draining=holds("Draining"),
+        via=conditions["Online"].message.removeprefix(_VIA) if "Online" in conditions else "",
     )
 
 
