@@ -31,8 +31,8 @@ MOST_TEXT = 200
 class Door(jumpstarter_pb2_grpc.ExporterServiceServicer, router_pb2_grpc.RouterServiceServicer):
     """The services of a session for one client.
 
-    Clients come while the hook before their lease runs, and see its log and the status of the exporter; what they ask
-    of the drivers waits until it is over.
+    Clients come while a long hook before their lease runs, and see its log and the status of the exporter; what they
+    ask of the drivers waits until it is over.
 
     Args:
         session: what is behind the door.

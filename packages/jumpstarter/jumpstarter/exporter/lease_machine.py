@@ -71,7 +71,7 @@ class Action(Enum):
     OPEN = auto()
     """Set up a session: OPENED or OPEN_FAILED."""
     LISTEN = auto()
-    """Accept connections of clients, whose calls wait until they are let in."""
+    """Accept connections of clients, which wait for a while, and their calls until they are let in."""
     RUN_BEFORE_HOOK = auto()
     """NO_HOOK or one of the HOOK events."""
     ADMIT = auto()

@@ -36,6 +36,14 @@ NOTICE_TIME = 5.0
 Clients of 0.9 that come after the end of their lease try again for a long time instead.
 """
 
+HOLD = 10.0
+"""Seconds for which clients are kept waiting before the session while the hook before the lease runs.
+
+Those that know of no hooks find the drivers ready when it is a short one, and those of 0.9 learn of a lease that ends
+meanwhile at once; when they are connected already they ask for the status for five minutes more. All give up when gRPC
+has heard nothing for 20 s.
+"""
+
 DRAIN_TIME = 0.5
 """Seconds that connections get to carry what was sent before their session was closed."""
 
@@ -243,6 +251,8 @@ class LeaseRunner:
 
     async def _connect(self, connection: Any) -> None:
         try:
+            with anyio.move_on_after(HOLD):
+                await self.context.wait_for_drivers()
             await self.host.bridge(self.context, connection)
         except Exception as error:  # noqa: BLE001 (the failure of one connection is no matter of the others)
             logger.warning("lease %s: a connection failed: %s", self.context.lease_name, details_of(error))
