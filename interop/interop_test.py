@@ -19,14 +19,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peer
+from processes import PATIENCE, TIMEOUT
 
 HERE = Path(__file__).parent
 PROBE = HERE / "probe"
-TIMEOUT = 60
 DIGEST = "57228e227f5ad559b2d411a035982d3554ccc504dea69bf9565e36800da8fac6"
 ENCODINGS = ("None", "gzip", "xz", "bz2", "zstd")
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
 CALLS = {
     "echo": [None, True, 7.0, -1.5, "text \u2615", [1.0, [2.0, {"k": None}]], {"a": {"b": ["c"]}}, "", [], {}],
@@ -113,7 +113,7 @@ def running(command: list[Any], log: Path, **env: str) -> Iterator[subprocess.Po
 
 def wait_until(condition: Any, process: subprocess.Popen[str], log: Path) -> None:
     """Poll until a condition holds; fail with the log when the process ends first."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         if process.poll() is not None or time.monotonic() > deadline:
             pytest.fail(f"the exporter did not start:\n{log.read_text()}")
@@ -123,7 +123,7 @@ def wait_until(condition: Any, process: subprocess.Popen[str], log: Path) -> Non
 def drive(command: list[Any], **env: str) -> dict[str, Any]:
     """Run a driving command and return what it saw."""
     result = subprocess.run(
-        [str(part) for part in command], env=environment(**env), capture_output=True, text=True, timeout=TIMEOUT
+        [str(part) for part in command], env=environment(**env), capture_output=True, text=True, timeout=PATIENCE
     )
     assert result.returncode == 0, result.stderr[-4000:] + result.stdout[-2000:]
     return json.loads(result.stdout.splitlines()[-1])
@@ -168,7 +168,7 @@ def test_over_the_direct_listener(exporter: Path, client: Path, tmp_path: Path, 
             env=environment(GRPC_DEFAULT_SSL_ROOTS_FILE_PATH=str(certificate)),
             capture_output=True,
             text=True,
-            timeout=TIMEOUT,
+            timeout=PATIENCE,
         )
 
     assert seen["calls"] == CALLS

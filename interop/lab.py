@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,13 @@ from processes import PATIENCE, Process, environment, free_port
 NAMESPACE = "default"
 OURS = Path(sys.executable).parent
 
+CHANNEL_OPTIONS = [
+    ("grpc.use_local_subchannel_pool", 1),
+    # The controller goes away and comes back.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+]
+
 STATUSES = {name.removeprefix("EXPORTER_STATUS_"): number for name, number in common_pb2.ExporterStatus.items()}
 
 
@@ -36,6 +44,9 @@ class Lab:
     port: int = field(default_factory=free_port)
     process: Process | None = None
     clients: dict[str, Client] = field(default_factory=dict)
+    _channels: dict[str, grpc.Channel] = field(default_factory=dict)
+    """By the certificates that they trust."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
         """Start the controller and wait until it serves."""
@@ -67,6 +78,8 @@ class Lab:
         try:
             yield self
         finally:
+            for channel in self._channels.values():
+                channel.close()
             if self.process is not None:
                 self.process.__exit__()
 
@@ -97,9 +110,15 @@ class Lab:
             ("jumpstarter-namespace", config["metadata"]["namespace"]),
             ("jumpstarter-name", config["metadata"]["name"]),
         )
-        credentials = grpc.ssl_channel_credentials(base64.b64decode(config["tls"]["ca"]))
-        with grpc.secure_channel(self.endpoint, credentials, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            return getattr(stub(channel), rpc)(request, metadata=metadata, timeout=20, wait_for_ready=True)
+        channel = self._channel(config["tls"]["ca"])
+        return getattr(stub(channel), rpc)(request, metadata=metadata, timeout=PATIENCE, wait_for_ready=True)
+
+    def _channel(self, ca: str) -> grpc.Channel:
+        with self._lock:
+            if ca not in self._channels:
+                credentials = grpc.ssl_channel_credentials(base64.b64decode(ca))
+                self._channels[ca] = grpc.secure_channel(self.endpoint, credentials, CHANNEL_OPTIONS)
+            return self._channels[ca]
 
     def _account(self, kind: Any, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
         parent = f"namespaces/{NAMESPACE}"

@@ -12,9 +12,9 @@ import pytest
 from interop_test import CALLS, ENCODINGS, RESOURCES, STREAMING_CALLS, STREAMS
 from lab import Lab
 from mixes import Mix, Mixes, in_every_mix, open_mixes
-from processes import PROBE
+from processes import PROBE, TIMEOUT
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_every_device_is_usable_through_the_router(mix: Mix) -> None:
     script = [mix.release / "python", PROBE / "drive_lab.py"]
 
     with mix.client().start(mix.release, "shell", *mix.select, "--", *script, SCRATCH=str(mix.folder)) as shell:
-        code = shell.wait(100)
+        code = shell.wait()
 
     assert code == 0, shell
     # Between the lines of the log, which goes to standard output in one release.

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from lab import OURS, Exporter, Lab
 from mixes import HOLD, POWER, Mix, Mixes, in_every_mix, in_mixes, open_mixes, power
-from processes import until
+from processes import TIMEOUT, until
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
-FAILS = ("sleep 1", "exit 1")
-"""A hook that fails while the client waits for it.
+FAILS = (
+    'while [ -e "$HOME/awaits" ] && ! ls "$(cat "$HOME/awaits")"/*/socket; do sleep 0.1; done',
+    "sleep 1",
+    "exit 1",
+)
+"""A hook that fails while the client waits for it, which has made the socket for its programs by then.
 
 Exporters of 0.9 whose hook fails before the client has come often lose the client, and sometimes hang themselves.
 """
@@ -24,10 +29,10 @@ WRITTEN = 'echo "%s $LEASE_NAME $CLIENT_NAME" >> "$HOME/hooks"'
 """What a hook does that has nothing else to do: note that it ran, in the home of its exporter."""
 
 
-def hooks(on_failure: str) -> dict[str, Any]:
+def hooks(on_failure: str, timeout: int) -> dict[str, Any]:
     """Hooks that do what scripts in the home of the exporter say, which tests write."""
     return {
-        f"{when}Lease": {"script": f'. "$HOME/{when}.sh"', "timeout": 5, "onFailure": on_failure}
+        f"{when}Lease": {"script": f'. "$HOME/{when}.sh"', "timeout": timeout, "onFailure": on_failure}
         for when in ("before", "after")
     }
 
@@ -49,7 +54,7 @@ def mixes(
 ) -> Generator[Mixes, None, None]:
     """An exporter for every pair of releases whose hooks may fail."""
     with ExitStack() as stack:
-        opened = open_mixes(stack, lab, releases, tmp_path_factory.mktemp, hooks=hooks("warn"))
+        opened = open_mixes(stack, lab, releases, tmp_path_factory.mktemp, hooks=hooks("warn", 5))
         for exporter in opened.exporters.values():
             quiet(exporter)
         yield opened
@@ -65,13 +70,16 @@ def quiet(exporter: Exporter) -> None:
 def strict(mix: Mix, on_failure: str) -> AbstractContextManager[Exporter]:
     """Run another exporter of the same release, with hooks that must not fail."""
     release = mix.exporter.release
-    return mix.lab.exporter(release, f"{on_failure.lower()}-{mix.name}", POWER, hooks=hooks(on_failure))
+    return mix.lab.exporter(release, f"{on_failure.lower()}-{mix.name}", POWER, hooks=hooks(on_failure, 60))
 
 
 def use(mix: Mix, exporter: Exporter) -> Any:
     """Lease an exporter and switch its power; doesn't lease again when the exporter is gone."""
     wanted = ("shell", "-n", exporter.name, "--duration", "2m", "--retry-timeout", "0", *mix.power)
-    return mix.client().run(mix.release, *wanted, patience=60)
+    # A short path, as it will be that of a socket.
+    with TemporaryDirectory() as folder:
+        (exporter.config.parent / "awaits").write_text(folder)
+        return mix.client().run(mix.release, *wanted, TMPDIR=folder)
 
 
 @in_every_mix
@@ -127,7 +135,7 @@ def test_H03_a_failing_hook_ends_the_exporter(mix: Mix) -> None:
 
             assert "Traceback" not in done.text, done
             assert exporter.process is not None
-            code = exporter.process.wait(30)
+            code = exporter.process.wait()
             assert (code != 0) is (exporter.release == OURS)  # 0.9 ends with 0
             exporter.until("OFFLINE", free=True)
             exporter.start()
@@ -159,7 +167,7 @@ def test_H05_a_lease_that_is_shorter_than_its_hook_ends_without_a_fuss(mix: Mix)
     script(exporter, "before", "sleep 4")
     short = ("-n", exporter.name, "--duration", "2s")
 
-    done = mix.client().run(mix.release, "shell", *short, *mix.power, patience=60)
+    done = mix.client().run(mix.release, "shell", *short, *mix.power)
 
     assert "Traceback" not in done.text, done
     exporter.until("AVAILABLE", free=True)
@@ -177,9 +185,9 @@ def test_H06_the_next_lease_begins_after_the_hook_of_the_last(mix: Mix) -> None:
         with bob.start(mix.other, "shell", *mix.select, *power(mix.other)) as second:
             until(lambda: second.running and mix.waiting() == 1, "the second asks")
 
-            assert first.wait(60) == 0, first
+            assert first.wait() == 0, first
 
-            assert second.wait(60) == 0, second
+            assert second.wait() == 0, second
 
     exporter.until("AVAILABLE", free=True)
     assert [(when, client) for when, _, client in ran(exporter)] == [

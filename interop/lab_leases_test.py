@@ -14,9 +14,9 @@ import yaml
 from jumpstarter_protocol import admin_pb2, client_pb2
 from lab import Client, Lab
 from mixes import HOLD, PAIRS, Mix, Mixes, in_every_mix, in_mixes, open_mixes, power
-from processes import Process, until
+from processes import TIMEOUT, Process, until
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_an_exporter_is_leased_by_its_name(mix: Mix) -> None:
     alice = mix.client()
 
     used = alice.run(mix.release, "shell", "-n", mix.exporter.name, "--duration", "1m", *mix.power)
-    unknown = alice.run(mix.release, "shell", "-n", "nonesuch", *mix.power, patience=30)
+    unknown = alice.run(mix.release, "shell", "-n", "nonesuch", *mix.power)
 
     assert used.code == 0, used
     assert unknown.code != 0
@@ -100,9 +100,9 @@ def test_who_waits_gets_the_exporter_when_it_is_free(mix: Mix) -> None:
             until(lambda: len(leases(bob, mix.release)) == 1, "the second asks")
             assert second.running
 
-            first.wait(30)
+            first.wait()
 
-            assert second.wait(40) == 0, second
+            assert second.wait() == 0, second
     assert first.process.returncode == 0, first
 
 
@@ -131,7 +131,7 @@ def test_X06_an_open_shell_can_do_nothing_more_when_its_lease_is_handed_over(mix
         holding(shell)
         alice.do(mix.release, "update", "lease", name, "--to-client", bob.name)
 
-        shell.wait(60)
+        shell.wait()
 
     assert "status=0" not in shell.output, shell
     assert bob.run(mix.other, "shell", "--lease", name, *power(mix.other)).code == 0
@@ -143,7 +143,7 @@ def test_H05_a_shell_outlives_its_lease_and_its_commands_fail(mix: Mix) -> None:
     script = f"echo held; {mix.release / 'j'} power on && sleep 7; {mix.release / 'j'} power on; echo status=$?"
     short = ("-l", f"name={mix.exporter.name}", "--duration", "5s")
 
-    ended = mix.client().run(mix.release, "shell", *short, "--", "sh", "-c", script, patience=60)
+    ended = mix.client().run(mix.release, "shell", *short, "--", "sh", "-c", script)
 
     assert "held" in ended.out, ended
     assert "status=0" not in ended.out, ended
@@ -183,7 +183,7 @@ def test_what_is_listed_of_exporters(mix: Mix) -> None:
         as_yaml = yaml.safe_load(get("-o", "yaml"))["exporters"]
         names = last_parts(get("-o", "name"))
         selected = last_parts(get("-o", "name", "-l", "release=published"))
-        shell.wait(30)
+        shell.wait()
 
     assert {"NAME", "ONLINE", "STATUS", "LABELS"} <= set(table.split())
     assert alice.name in table

@@ -10,8 +10,9 @@ import peer
 import pytest
 from lab import OURS, Exporter, Lab
 from mixes import POWER
+from processes import TIMEOUT
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(170)]
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
 
 OLD = ("0.7.4", "0.8.1")
 

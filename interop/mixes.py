@@ -93,7 +93,7 @@ class Mixes:
         name = f"{next(self.numbers)}"
         exporter.until("AVAILABLE", free=True)
         body(Mix(self.lab, self.releases[client], self.releases[other], exporter, self.folder(f"mix-{name}"), name))
-        exporter.until("AVAILABLE", free=True, patience=30)
+        exporter.until("AVAILABLE", free=True)
 
 
 Body = Callable[[Mix], None]

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 PROBE = Path(__file__).parent / "probe"
-PATIENCE = 60.0
-"""Seconds that anything may take that is not said to take longer."""
+PATIENCE = 120.0
+"""Seconds that anything may take that is not said to take longer, on a machine that runs other tests as well."""
+
+TIMEOUT = 400
+"""Seconds for a test, of which the first of each function waits for all pairs of releases."""
 
 PASSING_FOREIGN = ("JMP_", "JUMPSTARTER_", "PYTHON", "VIRTUAL_ENV", "XDG_")
 
