@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,14 +12,16 @@ import anyio
 import grpc
 import pytest
 from anyio import to_thread
+from anyio.abc import TaskStatus
 from anyio.from_thread import BlockingPortal
 from jumpstarter_kubernetes.resources import COORDINATION_LEASES
 from jumpstarter_protocol import client_pb2, jumpstarter_pb2, lab_pb2, peer_pb2, peer_pb2_grpc
 from jumpstarter_testbench.kube.fixtures import Kube
 
 from ..identity.authority import Authority
-from ..model.records import Exporter, Key, Kind
+from ..model.records import Exporter, ExporterStatus, Key, Kind
 from ..scripted import scripted_exporter
+from ..store.base import Conflict, Update
 from ..testing import Login, RunningLab
 from .conftest import Start, become, leading
 from .election import Terms
@@ -57,6 +60,16 @@ def board(lab: RunningLab, name: str = "board") -> Exporter:
     return record
 
 
+async def put(lab: RunningLab, name: str, **changes: Any) -> None:
+    """Change the record of an exporter, whatever others change of it meanwhile."""
+    while True:
+        try:
+            await lab.server.store.commit(Update(replace(board(lab, name), **changes)))
+            return
+        except Conflict:
+            await anyio.sleep(0.1)
+
+
 def wish(name: str = "board", seconds: int = 60) -> Any:
     lease = client_pb2.Lease(exporter_name=name)
     lease.duration.FromSeconds(seconds)
@@ -87,11 +100,13 @@ async def test_a_dial_that_nobody_can_answer_says_so(controller: Start) -> None:
                 lab.server.switchboard.listener_patience = 0.5
             alice = await first.client("alice")
             await second.until(alice.key, lambda record: record.credential.jti)
-            async with scripted_exporter(first) as (_, _status), at(second, alice).stubs() as stubs:
+            async with scripted_exporter(first) as (exporter, _), at(second, alice).stubs() as stubs:
                 await second.until(board(first).key, lambda record: record.online)
                 made = await stubs.client.CreateLease(wish())
                 name = made.name.rpartition("/")[2]
                 await second.until(Key(Kind.LEASE, "default", name), lambda record: record.exporter)
+                await exporter.report(ExporterStatus.LEASE_READY)
+                await second.until(board(first).key, lambda record: record.status is ExporterStatus.LEASE_READY)
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await stubs.controller.Dial(jumpstarter_pb2.DialRequest(lease_name=name))
                 assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -163,13 +178,8 @@ async def test_the_exporters_of_a_dead_controller_are_offline_soon_and_no_others
                 await become(lambda: "ghost" in _others(first))
             async with scripted_exporter(first, "here"):
                 await first.exporter("gone")
-                from dataclasses import replace
-
-                from ..store.base import Update
-
-                record = board(first, "gone")
-                await first.server.store.commit(Update(replace(record, online=True, via="ghost")))
-                await first.until(record.key, lambda record: not record.online)
+                await put(first, "gone", online=True, via="ghost")
+                await first.until(board(first, "gone").key, lambda record: not record.online)
                 assert board(first, "here").online
 
 
@@ -196,27 +206,33 @@ async def test_who_waits_at_another_one_is_waited_with(controller: Start, monkey
 
 async def test_the_next_one_decides_and_nothing_is_lost_when_the_first_one_goes(controller: Start) -> None:
     slow = Terms(duration=20, deadline=15, interval=0.1)
-    with anyio.fail_after(PATIENCE):
-        async with AsyncExitStack() as stack:
-            first_stack = await stack.enter_async_context(AsyncExitStack())
-            first = await first_stack.enter_async_context(controller("first", slow))
+    go = anyio.Event()
+
+    async def run_first(*, task_status: TaskStatus[RunningLab]) -> None:
+        async with controller("first", slow) as first:
             await leading(first)
-            second = await stack.enter_async_context(controller("second", slow))
-            alice = await first.client("alice")
-            await second.until(alice.key, lambda record: record.credential.jti)
-            async with scripted_exporter(second), at(second, alice).stubs() as stubs:
-                made = await stubs.client.CreateLease(wish())
-                key = Key(Kind.LEASE, "default", made.name.rpartition("/")[2])
-                await second.until(key, lambda record: record.exporter)
-                waiting = await stubs.client.CreateLease(wish())
-                await first_stack.aclose()
-                await leading(second)
-                lease = second.lab.active_lease(key)
-                assert lease is not None
-                assert lease.exporter == "board"
-                await stubs.client.DeleteLease(client_pb2.DeleteLeaseRequest(name=made.name))
-                following = Key(Kind.LEASE, "default", waiting.name.rpartition("/")[2])
-                await second.until(following, lambda record: record.exporter == "board")
+            task_status.started(first)
+            await go.wait()
+
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            first = await tasks.start(run_first)
+            async with controller("second", slow) as second:
+                alice = await first.client("alice")
+                await second.until(alice.key, lambda record: record.credential.jti)
+                async with scripted_exporter(second), at(second, alice).stubs() as stubs:
+                    made = await stubs.client.CreateLease(wish())
+                    key = Key(Kind.LEASE, "default", made.name.rpartition("/")[2])
+                    await second.until(key, lambda record: record.exporter)
+                    waiting = await stubs.client.CreateLease(wish())
+                    go.set()
+                    await leading(second)
+                    lease = second.lab.active_lease(key)
+                    assert lease is not None
+                    assert lease.exporter == "board"
+                    await stubs.client.DeleteLease(client_pb2.DeleteLeaseRequest(name=made.name))
+                    following = Key(Kind.LEASE, "default", waiting.name.rpartition("/")[2])
+                    await second.until(following, lambda record: record.exporter == "board")
 
 
 @pytest.mark.parametrize("token", ["", "nonsense", "an account's"])
