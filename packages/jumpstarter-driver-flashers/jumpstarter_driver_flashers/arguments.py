@@ -7,12 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
 from jumpstarter.common.exceptions import ArgumentError
-from jumpstarter.common.oci import OciCredentials
+
+if TYPE_CHECKING:
+    from jumpstarter.common.oci import OciCredentials
 
 __all__ = [
     "Job",
@@ -63,7 +65,7 @@ class Options:
     insecure_tls: bool = False
     cacert: str | None = None
     """Certificates of authorities to trust, as PEM."""
-    credentials: OciCredentials = field(default_factory=OciCredentials)
+    credentials: OciCredentials | None = None
     plain_http: bool = False
     direct: bool = False
     """Let the board download URLs itself."""
@@ -132,6 +134,8 @@ def oci_credentials(path: Any, username: str | None, password: str | None) -> Oc
     Raises:
         ClickException: half of them is missing.
     """
+    from jumpstarter.common.oci import OciCredentials
+
     if not (isinstance(path, str) and path.startswith("oci://")):
         return OciCredentials()
     user, secret = (username or "").strip(), (password or "").strip()

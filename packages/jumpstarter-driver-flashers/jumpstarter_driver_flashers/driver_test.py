@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -10,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from jumpstarter.client.core import DriverError
 from jumpstarter.common.exceptions import ConfigurationError
 from jumpstarter.common.utils import serve
 from jumpstarter.config.exporter import ExporterConfigV1Alpha1DriverInstance
 from jumpstarter_driver_composite.driver import Composite, Proxy
 from jumpstarter_driver_http.driver import HttpServer
+from jumpstarter_driver_opendal.images.cache import Cache
+from jumpstarter_driver_opendal.images.ingest import find_image
 from jumpstarter_driver_power.driver import MockPower
 from jumpstarter_driver_pyserial.driver import PySerial
 from jumpstarter_driver_tftp.driver import Tftp
@@ -23,6 +28,7 @@ from jumpstarter_testbench.oci_registry import OciRegistry, digest_of
 
 from .bundle_test import NEW
 from .driver import BaseFlasher, RCarS4Flasher, TIJ784S4Flasher
+from .image_service import ImageService
 
 FILES = {
     "manifest.yaml": NEW.encode(),
@@ -262,6 +268,31 @@ def test_offered_image_disappears_with_the_session(tmp_path: Path, pushed: OciRe
     assert not list((tmp_path / "http").iterdir())
 
 
+def test_offered_image_of_a_killed_exporter_is_removed_by_the_next_one(tmp_path: Path):
+    script = (
+        "import os; from pathlib import Path\n"
+        "from jumpstarter_driver_flashers.image_service import ImageService\n"
+        "from jumpstarter_driver_opendal.images.cache import Cache\n"
+        "from jumpstarter_driver_opendal.images.ingest import Ingest\n"
+        f"folder = Path({str(tmp_path)!r}); cache = Cache(folder / 'cache', '1GiB')\n"
+        "ingest = Ingest(cache, 'x'); ingest.feed(b'x' * 100000); image = ingest.finish()\n"
+        "service = ImageService(cache, lambda: folder / 'http')\n"
+        "print(service.offer(service._keep(image)['key'])['path'], image.key, flush=True)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60).stdout
+    path, key = said.split()
+    assert (tmp_path / "http" / path / "00000").exists()
+    cache = Cache(tmp_path / "cache", "1GiB")
+    image = find_image(cache, key.partition("-")[2])
+    assert image is not None
+    service = ImageService(cache, lambda: tmp_path / "http")
+    service.offer(service._keep(image)["key"])
+    assert not (tmp_path / "http" / path).exists()
+    service.close()
+    assert not list((tmp_path / "http").iterdir())
+
+
 def test_image_of_another_session_is_not_offered(tmp_path: Path, pushed: OciRegistry):
     with (
         serving(flasher(tmp_path, pushed)) as client,
@@ -286,8 +317,6 @@ def test_malformed_requests_are_refused(tmp_path: Path, method: str, arguments: 
 def test_example_of_the_readme_is_a_valid_configuration(tmp_path: Path):
     text = (Path(__file__).parents[1] / "README.md").read_text()
     block = text.split("```yaml\n")[1].split("```")[0]
-    import yaml
-
     export = yaml.safe_load(block)["export"]
     config = export["flasher"]
     for key in ("cache_dir", "tftp_dir", "http_dir"):

@@ -16,6 +16,7 @@ from anyio import EndOfStream, WouldBlock, to_thread
 from anyio.abc import ObjectStream
 from jumpstarter.common.exceptions import ArgumentError
 from jumpstarter.common.oci import OciCredentials, resolve_oci_credentials
+from jumpstarter.common.owned_directory import OwnedDirectory
 from jumpstarter_driver_opendal.images.block_map import MAX_SIZE as MAX_BLOCK_MAP
 from jumpstarter_driver_opendal.images.cache import Cache
 from jumpstarter_driver_opendal.images.download import Wanted, fetch_url
@@ -37,6 +38,9 @@ __all__ = ["FetchRequest", "FindRequest", "ImageService", "ReceiveRequest"]
 
 REPORT_INTERVAL: Final = 0.5
 """Seconds between two reports of a transfer."""
+
+OFFERED: Final = "jumpstarter-image-"
+"""How the directories of offered images begin."""
 
 MAX_OPEN: Final = 64
 """Images that are offered to boards at a time."""
@@ -92,7 +96,7 @@ class ImageService:
         self._place = place
         self._images: dict[str, CachedImage] = {}
         """Those that were taken in this session, by key."""
-        self._offered: set[Path] = set()
+        self._offered: dict[str, OwnedDirectory] = {}
 
     # -- taking images ---------------------------------------------------------------------------
 
@@ -212,10 +216,14 @@ class ImageService:
         image = self._images.get(key)
         if image is None:
             raise ArgumentError(f"the image {key!r} was not taken in this session; send it again")
-        path = f"jumpstarter-{secrets.token_hex(8)}"
-        folder = self._place() / path
-        folder.mkdir(parents=True)
-        self._offered.add(folder)
+        place = self._place()
+        place.mkdir(parents=True, exist_ok=True)
+        # What a killed exporter has left would keep the bytes of images that the cache has dropped.
+        owned = OwnedDirectory(OFFERED, place)
+        path = f"{owned.path.name}/{secrets.token_hex(8)}"
+        self._offered[path] = owned
+        folder = place / path
+        folder.mkdir()
         pieces = []
         for piece in image.plan.pieces:
             link_or_copy(image.file(piece), folder / piece.name)
@@ -226,10 +234,8 @@ class ImageService:
 
     def withdraw(self, path: str) -> None:
         """Take an offered image back. Missing is fine. Blocking."""
-        folder = next((each for each in self._offered if each.name == path), None)
-        if folder is not None:
-            self._offered.discard(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+        if (owned := self._offered.pop(path, None)) is not None:
+            owned.close()
 
     def close(self) -> None:
         """Take back all that was offered and release the images. Blocking."""
@@ -237,8 +243,8 @@ class ImageService:
             for image in self._images.values():
                 stack.callback(image.close)
             self._images.clear()
-            for folder in list(self._offered):
-                self.withdraw(folder.name)
+            for path in list(self._offered):
+                self.withdraw(path)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

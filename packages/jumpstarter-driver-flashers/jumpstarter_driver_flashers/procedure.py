@@ -17,6 +17,7 @@ from .board import Board, script
 from .bundle import FlasherBundleManifestV1Alpha1
 from .errors import FlashError, FlashNonRetryableError, FlashRetryableError
 from .progress import Display, Meter
+from .transfer import store_quietly
 
 if TYPE_CHECKING:
     from jumpstarter_driver_uboot.client import UbootConsoleClient
@@ -113,7 +114,7 @@ class Procedure:
         storage = self._client.http.storage  # type: ignore[attr-defined]
         name = f"jumpstarter-{token_hex(8)}"
         with step("servers"):
-            storage.write_bytes(f"{name}/board.sh", script())
+            store_quietly(storage, f"{name}/board.sh", script())
             base = self._client.http.get_url()  # type: ignore[attr-defined]
         try:
             yield f"{base}/{name}/board.sh"

@@ -24,7 +24,7 @@ from .progress import Display, Meter
 if TYPE_CHECKING:
     from .client import BaseFlasherClient
 
-__all__ = ["ExporterHost", "ImageHost", "Transfer", "Transfers", "supports_images"]
+__all__ = ["ExporterHost", "ImageHost", "Transfer", "Transfers", "store_quietly", "supports_images"]
 
 READ = 1 << 20
 
@@ -158,8 +158,8 @@ class Transfer:
             "insecure_tls": options.insecure_tls,
             "cacert": options.cacert,
             "plain_http": options.plain_http,
-            "username": options.credentials.username,
-            "password": options.credentials.plain_password,
+            "username": options.credentials.username if options.credentials else None,
+            "password": options.credentials.plain_password if options.credentials else None,
         }
         meter: Meter | None = None
         async with self._block_map() as handle:
@@ -213,7 +213,7 @@ class Transfer:
         if self._job.block_map is None:
             yield None
             return
-        async with self._client.image_host.offering(BytesIOStream(BytesIO(self._job.block_map))) as handle:
+        async with self._client.image_host.offering(_Quiet(BytesIO(self._job.block_map))) as handle:
             yield handle
 
     def _ready(self, image: dict[str, Any], fetched: bool) -> dict[str, Any]:
@@ -328,6 +328,24 @@ class ExporterHost:
     def withdraw(self, path: str) -> None:
         """Take an image back; blocking."""
         self._client.call("image_withdraw", path)
+
+
+class _Quiet(BytesIOStream):
+    """Bytes in memory, too few to show how their transfer goes on."""
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        from jumpstarter.streams.progress import ProgressAttribute
+
+        return {ProgressAttribute.shown: lambda: True}
+
+
+def store_quietly(storage: Any, path: str, data: bytes) -> None:
+    """Store bytes in a storage of the exporter without a bar; blocking."""
+    with storage.open(path, "wb") as file:
+        offered = storage.resource_async(_Quiet(BytesIO(data)))
+        with storage.portal.wrap_async_context_manager(offered) as handle:
+            storage.call("file_write", file.fd, handle)
 
 
 def supports_images(client: BaseFlasherClient) -> bool:
