@@ -183,6 +183,7 @@ def test_an_image_that_does_not_fit_is_told(pty_board: Board, image: Path) -> No
         client.flash(image, target="0x3ff000")
 
 
+@pytest.mark.slow
 def test_a_port_that_goes_away_is_told_and_works_again(server: Any, image: Path) -> None:
     board = Board(server.url, server.chip)
     # given a cable that falls out whenever data comes, so that esptool's own second try fails as well

@@ -221,6 +221,8 @@ class UbootConsoleClient(CompositeClient):
 
         Raises:
             ValueError: the name can't be one, or the value holds line breaks or other control characters.
+            LineTooLong: the value is too long to be typed, for most boards above 450 or 950 characters; `tftp_load` a
+                text file and run `env import -t ${loadaddr} ${filesize}`.
             CommandFailed: U-Boot refuses it.
         """
         console = self._console()
