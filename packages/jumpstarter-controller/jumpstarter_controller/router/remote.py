@@ -26,7 +26,7 @@ from ..identity.keys import StreamKeys
 from ..identity.streams import StreamClaims, StreamTokens
 from .certified import Certified
 from .endpoints import parse_endpoint
-from .joining import controller_channel
+from .joining import addresses_of, controller_channel
 from .members import Rate
 from .options import SERVER_OPTIONS
 from .relay import GONE
@@ -46,6 +46,9 @@ LONGEST_PAUSE = 5.0
 
 While a router is away new streams go to the one inside of the controller, and end with that.
 """
+
+LOOKUP_INTERVAL = 10.0
+"""Seconds between two looks at which addresses the controllers have."""
 
 HEALTHY = 2.0
 """Seconds after which a connection counts as a success, and the next pause is a short one again."""
@@ -73,6 +76,10 @@ class RemoteSettings:
     listen: str
     """Address to listen on, host:port."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+    """Endpoints of further controllers of the lab."""
+    every_address: bool = False
+    """Join a controller at each address of an endpoint's name."""
     drain: float = 30.0
     """Seconds that open streams get for ending when the router is told to end."""
     limits: Limits = field(default_factory=Limits)
@@ -139,7 +146,7 @@ class RemoteRouter:
         await server.start()
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._keep_linked)
+                tasks.start_soon(self._keep_joined)
                 try:
                     yield
                 finally:
@@ -157,45 +164,73 @@ class RemoteRouter:
 
     # -- the controller --------------------------------------------------------------------------------
 
-    async def _keep_linked(self) -> None:
+    async def _keep_joined(self) -> None:
+        """Be linked to every controller there is."""
+        endpoints = dict.fromkeys((self.settings.controller, *self.settings.others))
+        if not self.settings.every_address:
+            async with anyio.create_task_group() as tasks:
+                for endpoint in endpoints:
+                    tasks.start_soon(self._keep_linked, endpoint, "")
+            return
+        links: dict[tuple[str, str], anyio.CancelScope] = {}
+
+        async def keep(endpoint: str, address: str) -> None:
+            with links[endpoint, address]:
+                await self._keep_linked(endpoint, address)
+
+        async with anyio.create_task_group() as tasks:
+            while True:
+                wanted = {(endpoint, address) for endpoint in endpoints for address in await addresses_of(endpoint)}
+                if wanted:
+                    for gone in links.keys() - wanted:
+                        links.pop(gone).cancel()
+                for new in wanted - links.keys():
+                    links[new] = anyio.CancelScope()
+                    tasks.start_soon(keep, *new)
+                await anyio.sleep(LOOKUP_INTERVAL)
+
+    async def _keep_linked(self, endpoint: str, address: str) -> None:
         pauses, told = Pauses(), ""
         while True:
             began = anyio.current_time()
-            why = await self._link()
+            why = await self._link(endpoint, address)
             pause = pauses.after(anyio.current_time() - began)
             if pauses.failures == 1 or why != told:
                 logger.warning(
                     "no connection to the controller at %s: %s; open streams go on, and it is tried again",
-                    self.settings.controller,
+                    address or endpoint,
                     why,
                 )
                 told = why
             await anyio.sleep(pause * random.uniform(0.5, 1))
 
-    async def _link(self) -> str:
-        """Be connected to the controller; return why that came to its end."""
-        settings = self.settings
+    async def _link(self, endpoint: str, address: str) -> str:
+        """Be connected to a controller; return why that came to its end."""
         try:
-            channel = await controller_channel(settings)
+            channel = await controller_channel(self.settings, endpoint, address)
         except (ConfigurationError, ConnectionError, OSError, ValueError) as error:
             return str(error)
         try:
-            return await self._talk(channel)
+            return await self._talk(channel, address or endpoint)
         finally:
             with anyio.CancelScope(shield=True):
                 await channel.close()
 
-    async def _talk(self, channel: grpc.aio.Channel) -> str:
+    async def _talk(self, channel: grpc.aio.Channel, where: str) -> str:
         from jumpstarter_protocol import lab_pb2_grpc
 
         call = lab_pb2_grpc.LabServiceStub(channel).ServeRouter()
         why = "it ended the connection"
+        joined = False
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._report, call)
             try:
                 with anyio.fail_after(DIAL_TIMEOUT) as patience:
                     while (order := await _next(call)) is not grpc.aio.EOF:
                         self._obey(order)
+                        if order.keys and not joined:
+                            joined = True
+                            logger.info("joined the controller at %s, serving %s", where, self.endpoint)
                         patience.deadline = float("inf")
                 if await call.code() != grpc.StatusCode.OK:
                     why = _reason(await call.code(), await call.details())
@@ -218,7 +253,9 @@ class RemoteRouter:
             except GONE:
                 return  # the reader of the orders learns why
             first = False
-            self._report_now = anyio.Event()
+            if self._report_now.is_set():
+                # Other links that wait for the former one are awake by now.
+                self._report_now = anyio.Event()
             with anyio.move_on_after(REPORT_INTERVAL):
                 await self._report_now.wait()
 
@@ -245,7 +282,6 @@ class RemoteRouter:
             had_keys = bool(self._keys.values)
             self._keys.replace(tuple(order.keys))
             if not had_keys:
-                logger.info("joined the controller at %s, serving %s", self.settings.controller, self.endpoint)
                 self._report_now.set()
         self.relay.cut(order.cut)
         for cut in order.cut_leases:

@@ -27,6 +27,7 @@ from jumpstarter_controller.model.records import Exporter, Key, Kind, Meta
 
 from . import remote
 from .conftest import KEY, PATIENCE, Certificate, Running, until
+from .joining import addresses_of
 from .pool import RouterPool
 from .relay import END_KEY
 from .remote import Pauses, RemoteRouter, RemoteSettings
@@ -104,6 +105,47 @@ async def joined(controller: Controller, certificate: Certificate, **more: Any) 
     async with router.serving(), AsyncExitStack() as stack:
         await until(lambda: controller.online() == [router.endpoint])
         yield router, Running(router.endpoint, certificate, stack, router.relay)
+
+
+async def test_it_joins_every_controller_of_a_lab(controller: Controller, certificate: Certificate) -> None:
+    second = Controller(certificate)
+    await second.start()
+    try:
+        others = (f"127.0.0.1:{second.port}",)
+        async with joined(controller, certificate, others=others) as (router, _):
+            await until(lambda: second.online() == [router.endpoint])
+            await controller.stop()
+            await until(lambda: second.online() == [router.endpoint])
+    finally:
+        await second.stop()
+
+
+async def test_it_joins_a_controller_at_each_address_of_a_name(
+    controller: Controller, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = Controller(certificate)
+    await second.start()
+    addresses = [f"127.0.0.1:{controller.port}"]
+
+    async def look_up(endpoint: str) -> list[str]:
+        return list(addresses)
+
+    monkeypatch.setattr(remote, "addresses_of", look_up)
+    monkeypatch.setattr(remote, "LOOKUP_INTERVAL", 0.1)
+    try:
+        async with joined(controller, certificate, every_address=True) as (router, _):
+            addresses.append(f"127.0.0.1:{second.port}")
+            await until(lambda: second.online() == [router.endpoint])
+            del addresses[0]
+            await until(lambda: controller.online() == [])
+            assert second.online() == [router.endpoint]
+    finally:
+        await second.stop()
+
+
+async def test_the_addresses_of_a_name() -> None:
+    assert "127.0.0.1:8082" in await addresses_of("localhost:8082")
+    assert await addresses_of("no-such-name.invalid:8082") == []
 
 
 def test_pauses_before_the_controller_is_tried_again_grow_to_some_seconds() -> None:
