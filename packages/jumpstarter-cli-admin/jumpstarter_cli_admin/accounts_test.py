@@ -400,7 +400,12 @@ def test_a_config_of_another_admin_is_taken_over(run: Run, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("option", [("--context", "kind"), ("--kubeconfig", __file__)])
-def test_kubernetes_is_told_to_be_another_package(option: tuple[str, str], run: Run) -> None:
+def test_missing_support_for_kubernetes_is_told(
+    option: tuple[str, str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib.metadata import EntryPoints
+
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: EntryPoints())
     text = failed(run("get", "clients", *option))
     assert "need support for Kubernetes, which is not installed" in text
 
@@ -455,3 +460,10 @@ def test_the_state_of_the_lab_is_shown(lab: ThreadedLab, run: Run) -> None:
         assert f"Lab:        {lab.endpoint}" in shown
         assert "Exporters:  1: 1 online, 0 leased" in shown
         assert json.loads(done(run("status", "-o", "json")))["exportersOnline"] == 1
+
+
+def test_several_accounts_are_switched_at_once(run: Run) -> None:
+    for name in ("alice", "bob"):
+        done(run("create", "client", name, "--nointeractive"))
+    shown = done(run("disable", "client", "alice", "bob"))
+    assert shown.splitlines() == [f"Disabled client '{name}' in namespace 'default'" for name in ("alice", "bob")]

@@ -19,7 +19,7 @@ ENTRY_POINTS = "jumpstarter.admin_backends"
 """Group of the entry points by which packages add servers; `kubernetes` serves `--kubeconfig` and `--context`.
 
 The entry is a function `(kubeconfig: str | None, context: str | None) -> tuple[str, OpenBackend]`; the text is the
-namespace for commands that name none.
+namespace for commands that name none. It is called anew for each connection.
 """
 
 
@@ -68,6 +68,10 @@ class Backend(Protocol):
         username: str | None = None,
     ) -> Account:
         """Change what is given; refused when the account has changed since it was read."""
+        ...
+
+    async def credentials(self, kind: Kind, namespace: str, name: str) -> Credentials:
+        """Return what a peer needs to act as an account that is there; a server that keeps no tokens makes one."""
         ...
 
     async def delete_account(self, kind: Kind, namespace: str, name: str) -> None:

@@ -22,9 +22,10 @@ from .target import Target, opt_target
 
 @click.group("import", cls=AliasedGroup)
 def import_res() -> None:
-    """Write configs of accounts that are there.
+    """Write configs of accounts that are there, or take over a whole lab.
 
-    A lab keeps no tokens, so the config gets a new one; configs with the former one stop working some minutes later.
+    Unless it is in a cluster, a lab keeps no tokens: the config gets a new one, and configs with the former one stop
+    working some minutes later.
     """
 
 
@@ -52,11 +53,11 @@ def _import(
     allowed, unsafe = patterns(allow, unsafe, ask=kind is Kind.CLIENT and not nointeractive)
     wanted = Wanted(kind=kind, alias=name, out=out, allow=allowed, unsafe=unsafe, insecure_tls=insecure_tls)
     wanted.check()
-    credentials = target.run(lambda backend: backend.rotate_account(kind, target.namespace, name))
+    credentials = target.run(lambda backend: backend.credentials(kind, target.namespace, name))
     path = save_and_tell(wanted, credentials, quiet=output is not None)
     if output is not None:
         click.echo(str(path))
-    else:
+    elif credentials.renewed:
         click.echo("It has a new token; configs with the former one stop working in some minutes.", err=True)
 
 

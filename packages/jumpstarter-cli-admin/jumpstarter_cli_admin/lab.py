@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -182,6 +182,9 @@ class LabBackend:
         request = admin_pb2.RotateAccountRequest(name=_name(kind, namespace, name), revoke_now=revoke_now)
         _set_length(request, "token_life", token_life)
         return _credentials(await self._call("RotateAccount", request))
+
+    async def credentials(self, kind: Kind, namespace: str, name: str) -> Credentials:
+        return replace(await self.rotate_account(kind, namespace, name), renewed=True)
 
     def _account(self, message: Any) -> Account:
         return _account(message, self.endpoint)

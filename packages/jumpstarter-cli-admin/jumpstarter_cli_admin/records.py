@@ -74,6 +74,8 @@ class Credentials:
     """PEM; empty when the roots of the system are enough."""
     token: str = field(repr=False)
     expires: datetime | None = None
+    renewed: bool = False
+    """Whether the former token stops working by this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +176,8 @@ class Router:
     name: str
     endpoint: str = ""
     labels: Labels = field(default_factory=dict)
-    online: bool = False
+    online: bool | None = False
+    """None where the server doesn't know."""
     draining: bool = False
     streams: int = 0
     bytes_per_second: int = 0
@@ -190,3 +193,5 @@ class Server:
     admin: str
     endpoint: str
     ca: str = ""
+    everywhere: bool = True
+    """Whether an administrator sees all namespaces."""

@@ -235,8 +235,8 @@ def rate(number: int) -> str:
 
 
 def _router_rows(router: Router, wide: bool) -> Sequence[Row]:
-    status = "Draining" if router.draining else "Online" if router.online else "Offline"
-    seen = "now" if router.online else age(router.last_seen) or "never"
+    status = "Draining" if router.draining else {True: "Online", False: "Offline", None: "Unknown"}[router.online]
+    seen = "now" if router.online else age(router.last_seen) or ("never" if router.online is False else "")
     return [
         (
             router.name,

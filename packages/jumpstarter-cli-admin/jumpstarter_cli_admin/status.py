@@ -28,7 +28,8 @@ def status(target: Target, output: OutputType) -> None:
 
     async def look(backend: Backend) -> tuple[Server, dict[Kind, list[Account]], list[Router], int]:
         server = await backend.server()
-        accounts = {kind: list(await backend.list_accounts(kind, ALL_NAMESPACES)) for kind in Kind}
+        place = ALL_NAMESPACES if server.everywhere else target.namespace
+        accounts = {kind: list(await backend.list_accounts(kind, place)) for kind in Kind}
         routers = list(await backend.list_routers())
         leases = await backend.list_leases(target.namespace, only_active=True)
         return server, accounts, routers, len(leases)
@@ -45,7 +46,7 @@ def status(target: Target, output: OutputType) -> None:
         "exportersOnline": sum(each.online for each in exporters),
         "exportersLeased": sum(bool(each.lease) for each in exporters),
         "leases": leases,
-        "routersOnline": sum(each.online for each in routers),
+        "routersOnline": sum(bool(each.online) for each in routers),
         "tokenExpires": None,
     }
     own = next((each for each in accounts[Kind.ADMIN] if server.admin.endswith(f"/admins/{each.name}")), None)

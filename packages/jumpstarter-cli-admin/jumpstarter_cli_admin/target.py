@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from pathlib import Path
@@ -43,18 +44,22 @@ class Target:
         if kubeconfig is not None or context is not None:
             if alias is not None or path is not None:
                 raise click.UsageError("--admin and --admin-config name a lab, --kubeconfig and --context a cluster.")
-            default, self._open = _kubernetes(kubeconfig, context)
+            default, self._connect = _kubernetes(kubeconfig, context)
+        elif alias is None and path is None and _only_a_cluster():
+            default, self._connect = _kubernetes(None, None)
         else:
             config = load_config(alias, path)
-            default, self._open = config.metadata.namespace or "default", _lab(config)
+            default, self._connect = config.metadata.namespace or "default", lambda: _lab(config)
         self.namespace = namespace or default
 
     def run(self, work: Callable[[Backend], Awaitable[T]]) -> T:
         """Connect, do something, and return its result."""
         import anyio
 
+        opening = self._connect()
+
         async def connected() -> T:
-            async with self._open as backend:
+            async with opening as backend:
                 return await work(backend)
 
         return anyio.run(connected)
@@ -87,18 +92,30 @@ def _lab(config: AdminConfigV1Alpha1) -> OpenBackend:
     return open_lab(config)
 
 
-def _kubernetes(kubeconfig: str | None, context: str | None) -> tuple[str, OpenBackend]:
+def _only_a_cluster() -> bool:
+    """Tell whether this machine knows no lab, but a cluster: then that is meant, as in published releases."""
+    from jumpstarter.config.admin import AdminConfigV1Alpha1
+
+    if AdminConfigV1Alpha1.aliases():
+        return False
+    given = os.environ.get("KUBECONFIG") or "~/.kube/config"
+    known = any(Path(part).expanduser().exists() for part in given.split(os.pathsep) if part)
+    return known or os.path.exists("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+
+def _kubernetes(kubeconfig: str | None, context: str | None) -> tuple[str, Callable[[], OpenBackend]]:
     from importlib.metadata import entry_points
 
     from .backend import ENTRY_POINTS
 
-    for entry in entry_points(group=ENTRY_POINTS, name="kubernetes"):
-        opened: tuple[str, OpenBackend] = entry.load()(kubeconfig, context)
-        return opened
+    entry = next(iter(entry_points(group=ENTRY_POINTS, name="kubernetes")), None)
+    if entry is not None:
+        open_backend: Callable[[str | None, str | None], tuple[str, OpenBackend]] = entry.load()
+        return open_backend(kubeconfig, context)[0], lambda: open_backend(kubeconfig, context)[1]
     raise ClickExceptionRed(
-        "--kubeconfig and --context need support for Kubernetes, which is not installed and no part of this package.",
+        "--kubeconfig and --context need support for Kubernetes, which is not installed.",
         reason="missing-package",
-        hint="Install a package that provides it, or leave these options out: commands go to a lab then, see "
+        hint="Install jumpstarter-cli-admin anew, or leave these options out: commands go to a lab then, see "
         "`jmp admin config list`.",
     )
 
@@ -170,7 +187,10 @@ def opt_target(function: Any) -> Any:
     )(wrapper)
     wrapper = opt_config(wrapper)
     return click.option(
-        "-n", "--namespace", default=None, help="Namespace to work in  [default: that of the admin config]"
+        "-n",
+        "--namespace",
+        default=None,
+        help="Namespace to work in  [default: that of the admin config or context]",
     )(wrapper)
 
 

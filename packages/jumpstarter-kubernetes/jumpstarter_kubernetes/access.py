@@ -231,7 +231,11 @@ async def _document(path: Path) -> dict[str, Any] | None:
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise KubeconfigError(f"the kubeconfig {path} is no valid YAML: {error}") from None
+        # The text of the error shows a part of the file, which may be a secret.
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        why = getattr(error, "problem", None) or "it can't be parsed"
+        raise KubeconfigError(f"the kubeconfig {path} is no valid YAML{where}: {why}") from None
     if document is None:
         return None
     if not isinstance(document, dict):

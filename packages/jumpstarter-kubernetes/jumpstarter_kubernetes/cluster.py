@@ -372,6 +372,11 @@ class Cluster:
         answer = await self._ask("POST", path, f'make a token of serviceaccounts "{service_account}"', body=body)
         return str(answer["status"]["token"])
 
+    async def server_version(self) -> str:
+        """Return the version of the API server, such as `v1.30.0`."""
+        answer = await self._ask("GET", "/version", "tell its version", repeat=True)
+        return str(answer.get("gitVersion") or "of unknown version")
+
     # -- asking ------------------------------------------------------------------------------------
 
     def _in(self, namespace: str | None) -> str:
