@@ -40,6 +40,9 @@ T = TypeVar("T")
 TURN_TIMEOUT: Final = 5.0
 """Seconds that a step waits for the end of the one before, whose client may just have gone away."""
 
+HELD_TIMEOUT: Final = 2.0
+"""Seconds to wait for a medium that was there when it was opened just now, and is gone if it isn't."""
+
 POLL_PAUSE: Final = 0.2
 """Seconds between two looks for the medium."""
 
@@ -146,7 +149,7 @@ class MediumMux(StorageMuxFlasherInterface, _Base):
                 await write_to_storage_device(
                     medium.path,
                     stream,
-                    timeout=self.storage_timeout,
+                    timeout=HELD_TIMEOUT,
                     fsync_timeout=self.storage_fsync_timeout,
                     leeway=0,
                     logger=self.logger,
@@ -169,7 +172,7 @@ class MediumMux(StorageMuxFlasherInterface, _Base):
             await self._switch_side(Side.HOST)
             path = await self._available()
             async with self.resource(dst) as stream, self._held(path, writing=False) as medium:
-                await read_from_storage_device(medium.path, stream, timeout=self.storage_timeout, logger=self.logger)
+                await read_from_storage_device(medium.path, stream, timeout=HELD_TIMEOUT, logger=self.logger)
                 await stream.send_eof()
 
     @asynccontextmanager
