@@ -10,11 +10,17 @@ from typing import Any
 
 import pytest
 
-from .lab import BOARDS, DRIVERS, FaultLab, Template
-from .life import Bystander
+from .beside import MARK, Beside, Job
+from .lab import DRIVERS, FaultLab, Template
 from .report import Outcome, table
+from .shared import Shared
 
 OUTCOMES = pytest.StashKey[list[Outcome]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the mark known."""
+    config.addinivalue_line("markers", f"{MARK}(job): mostly waits, and runs beside other tests, in a lab of its own")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -50,44 +56,6 @@ def fresh_lab(template: Template, tmp_path: Path) -> Iterator[Callable[..., Faul
         lab.close()
 
 
-class Shared:
-    """A lab that tests use one after the other, with carol's stream; made anew after a test that failed."""
-
-    def __init__(self, template: Template, folder: Callable[[], Path]) -> None:
-        self._template, self._folder = template, folder
-        self._lab: FaultLab | None = None
-        self._bystander: Bystander | None = None
-
-    def get(self) -> tuple[FaultLab, Bystander]:
-        """Return the lab, all of it in order."""
-        if self._lab is None:
-            self._lab = FaultLab(self._template, self._folder()).__enter__()
-        self._lab.wait_routed()
-        if self._bystander is None:
-            self._lab.wait_available(*BOARDS)
-            self._bystander = Bystander(self._lab)
-        self._lab.wait_available("board-1")
-        return self._lab, self._bystander
-
-    def drop_bystander(self) -> None:
-        """Have another stream opened next time; the present one was harmed on purpose."""
-        if self._bystander is not None:
-            self._bystander.shell.close()
-            assert self._lab is not None
-            for name in [item.name for item in self._lab.observer.leases.values() if item.client == "carol"]:
-                if not self._lab.observer.leases[name].ended:
-                    self._lab.release("carol", name)
-        self._bystander = None
-
-    def drop(self, *, tell: bool = False) -> None:
-        """Have another lab started next time; `tell` what the programs of this one said."""
-        if self._lab is not None:
-            self._lab.close()
-            if tell:
-                print(self._lab.told())
-        self._lab = self._bystander = None
-
-
 @pytest.fixture(scope="session")
 def shared_labs(template: Template, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     shared = Shared(template, lambda: tmp_path_factory.mktemp("lab") / "lab")
@@ -101,7 +69,35 @@ def shared(shared_labs: Shared, request: pytest.FixtureRequest) -> Iterator[Shar
     yield shared_labs
     report = request.node.stash.get(FAILED, None)
     if report is not False:
-        shared_labs.drop(tell=True)
+        print(shared_labs.told())
+        shared_labs.drop()
+
+
+@pytest.fixture(scope="session")
+def beside(
+    template: Template, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Beside]:
+    """The tests that run beside the others, all of which begin with the first that is run."""
+    outcomes = request.config.stash.setdefault(OUTCOMES, [])
+    begun = Beside(template, lambda: tmp_path_factory.mktemp("beside") / "lab", outcomes.append, request.session.items)
+    yield begun
+    begun.close()
+
+
+@pytest.fixture
+def live(
+    request: pytest.FixtureRequest, shared: Shared, beside: Beside, note: Callable[[Outcome], None]
+) -> Callable[[Job], None]:
+    """Do something in the lab that tests share, or wait for what was begun beside."""
+
+    def do(job: Job) -> None:
+        begun = beside.running.get(request.node.nodeid)
+        if begun is None:
+            job(shared, note)
+        else:
+            begun.result()
+
+    return do
 
 
 FAILED = pytest.StashKey[bool]()

@@ -40,6 +40,11 @@ class Fault:
         return f"{self.kind}-{self.victim}-at-{self.step}{f'+{self.delay:.2f}' if self.delay else ''}"
 
     @property
+    def lasts(self) -> bool:
+        """Whether it takes long to be over."""
+        return self.kind in ("stop-20", "stop-ever")
+
+    @property
     def possible(self) -> bool:
         """Whether there is such a process at that step."""
         if self.victim == "waiting":

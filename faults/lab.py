@@ -332,7 +332,7 @@ class FaultLab:
         self.call(lambda: config.delete_lease(name))
 
     def use(self, client: str, name: str, patience: float = RECOVERY) -> None:
-        """Use the board of a lease through a router, trying again as programs do."""
+        """Use the board of a lease through a router."""
         config = self.config(client)
 
         async def use() -> None:

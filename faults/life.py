@@ -157,7 +157,9 @@ class Life:
     def _until_ready(self, lease: str) -> None:
         self.lab.observer.wait(
             lambda seen: (
-                seen.exporters[BOARD].lease_name == lease and str(seen.exporters[BOARD].status) == "LEASE_READY"
+                seen.exporters[BOARD].online
+                and seen.exporters[BOARD].lease_name == lease
+                and str(seen.exporters[BOARD].status) == "LEASE_READY"
             ),
             PATIENCE,
             f"{BOARD} is ready for {lease}",
@@ -244,6 +246,8 @@ class Life:
         )
         assert not state.ended, state
         granted = observer.moment("lease", lambda item: item.name == self.wanted and item.exporter)
+        # One that was away may have to come back first.
+        self._until_ready(self.wanted)
         lab.use("bob", self.wanted, patience)
         lab.release("bob", self.wanted)
         lab.wait_available(BOARD, patience=patience)

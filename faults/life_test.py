@@ -6,18 +6,25 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import pytest
 from jumpstarter.common.exceptions import ConnectionError
 
-from .conftest import Shared
+from .beside import Job
 from .faults import TABLE, WHOLE_TABLE, Fault, Injection, drawn
 from .lab import RECOVERY
 from .life import BOARD, STEPS, Life
 from .report import Outcome
+from .shared import Shared
 
 Note = Callable[[Outcome], None]
+Live = Callable[[Job], None]
+
+TIMEOUT = 300
+"""Seconds for a test, of which the last has to wait for those that are run beside it."""
 
 
 def _seed() -> int:
@@ -31,7 +38,7 @@ def _seed() -> int:
 SEED = _seed()
 ROUNDS = int(os.environ.get("JMP_FAULT_ROUNDS") or 2)
 
-PROMPT = 2.0
+PROMPT = 3.0
 """Seconds that a grant may take that needs nothing but a decision, on a machine that is busy with everything else."""
 
 HUNG_UP = 128 + signal.SIGHUP
@@ -55,7 +62,7 @@ EVERYDAY = [
 """What is run each time; all the others are left to the dice and to `./dev faults --table`."""
 
 
-def put_through(shared: Shared, fault: Fault, note: Note) -> None:
+def put_through(fault: Fault, shared: Shared, note: Note) -> None:
     """Live a life with a fault in it, and check what has to be so afterwards."""
     outcome = Outcome(f"{fault.kind} {fault.victim}", f"{fault.step}{f' +{fault.delay:.2f} s' if fault.delay else ''}")
     note(outcome)
@@ -118,14 +125,24 @@ def release_if_held(life: Life) -> None:
         assert "released already" in str(error)  # noqa: PT017 (or it was released just now)
 
 
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("fault", TABLE if WHOLE_TABLE else EVERYDAY, ids=str)
-def test_whatever_dies_no_board_is_stranded_and_no_lease_is_lost(fault: Fault, shared: Shared, note: Note) -> None:
-    put_through(shared, fault, note)
+def cases(faults: Iterable[Fault]) -> list[Any]:
+    """Return faults as parameters of a test; those that last run beside the others."""
+    return [
+        pytest.param(
+            fault, id=str(fault), marks=[pytest.mark.beside(job=partial(put_through, fault))] if fault.lasts else []
+        )
+        for fault in faults
+    ]
 
 
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("fault", drawn(SEED, ROUNDS), ids=str)
-def test_the_same_at_random_moments(fault: Fault, shared: Shared, note: Note) -> None:
+@pytest.mark.timeout(TIMEOUT)
+@pytest.mark.parametrize("fault", cases(TABLE if WHOLE_TABLE else EVERYDAY))
+def test_whatever_dies_no_board_is_stranded_and_no_lease_is_lost(fault: Fault, live: Live) -> None:
+    live(partial(put_through, fault))
+
+
+@pytest.mark.timeout(TIMEOUT)
+@pytest.mark.parametrize("fault", cases(drawn(SEED, ROUNDS)))
+def test_the_same_at_random_moments(fault: Fault, live: Live) -> None:
     print(f"JMP_FAULT_SEED={SEED}")
-    put_through(shared, fault, note)
+    live(partial(put_through, fault))

@@ -7,13 +7,18 @@ from collections.abc import Callable
 
 import pytest
 
-from .conftest import Shared
+from .beside import Job
 from .faults import WHOLE_TABLE
 from .lab import NOTICE, RECOVERY, FaultLab
 from .life import BOARD, Life
 from .report import Outcome
+from .shared import Shared
 
 Note = Callable[[Outcome], None]
+Live = Callable[[Job], None]
+
+TIMEOUT = 300
+"""Seconds for a test that may have to wait for others that are run beside it."""
 
 WAYS = {
     "board-1": "exporter to controller",
@@ -110,8 +115,8 @@ def test_trouble_in_the_network_strands_no_board(trouble: str, way: str, step: s
     put_through(trouble, way, step, shared, note)
 
 
-@pytest.mark.timeout(180)
-def test_an_exporter_behind_a_dead_network_is_noticed_and_comes_back(shared: Shared, note: Note) -> None:
+def put_behind_a_dead_network(shared: Shared, note: Note) -> None:
+    """Have an exporter noticed to be away, and come back."""
     outcome = Outcome("half-open for ever, exporter to controller", "idle")
     note(outcome)
     lab, _ = shared.get()
@@ -131,8 +136,14 @@ def test_an_exporter_behind_a_dead_network_is_noticed_and_comes_back(shared: Sha
     outcome.passed = True
 
 
-@pytest.mark.timeout(180)
-def test_a_stream_goes_on_after_its_network_was_silent_for_20_s(shared: Shared, note: Note) -> None:
+@pytest.mark.timeout(TIMEOUT)
+@pytest.mark.beside(job=put_behind_a_dead_network)
+def test_an_exporter_behind_a_dead_network_is_noticed_and_comes_back(live: Live) -> None:
+    live(put_behind_a_dead_network)
+
+
+def be_silent(shared: Shared, note: Note) -> None:
+    """Have a stream outlast a silence of its network."""
     outcome = Outcome("half-open 20 s, all to router", "stream")
     note(outcome)
     lab, bystander = shared.get()
@@ -142,3 +153,9 @@ def test_a_stream_goes_on_after_its_network_was_silent_for_20_s(shared: Shared, 
     lab.gates["router"].heal()
     bystander.check()
     outcome.passed = True
+
+
+@pytest.mark.timeout(TIMEOUT)
+@pytest.mark.beside(job=be_silent)
+def test_a_stream_goes_on_after_its_network_was_silent_for_20_s(live: Live) -> None:
+    live(be_silent)
