@@ -78,18 +78,16 @@ class Board:
         self._waker.send(b"!")
 
     def unplug(self) -> None:
-        """Close the connection to the console."""
-        if self._connection is not None:
+        """End the connection to the console; the board's own thread closes it when it notices."""
+        if (connection := self._connection) is not None:
             with suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
-            self._connection.close()
-            self._connection = None
+                connection.shutdown(socket.SHUT_RDWR)
 
     def say(self, text: str) -> None:
         """Send text to whoever is connected."""
-        if self._connection is not None:
+        if (connection := self._connection) is not None:
             with suppress(OSError):
-                self._connection.sendall(text.encode())
+                connection.sendall(text.encode())
 
     def print(self, text: str) -> None:
         """Print as a command does."""

@@ -35,7 +35,7 @@ def console(session, monkeypatch):
 @pytest.fixture
 def impatient(monkeypatch):
     """Errors of the echo are noticed sooner."""
-    monkeypatch.setattr(engine, "ECHO_WAIT", 0.3)
+    monkeypatch.setattr(engine, "ECHO_WAIT", 1.0)
     monkeypatch.setattr(engine, "STALLED", 0.3)
 
 

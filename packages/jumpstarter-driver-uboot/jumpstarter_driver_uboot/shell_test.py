@@ -88,7 +88,7 @@ def test_messages_between_the_lines_do_not_desynchronise(shell: Console) -> None
 
 
 def test_a_terminal_without_echo(shell: Console, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jumpstarter_driver_uboot.console.ECHO_WAIT", 0.5)
+    monkeypatch.setattr("jumpstarter_driver_uboot.console.ECHO_WAIT", 1.0)
     shell.run("stty -echo")
     assert shell.run("echo one").lines == ["one"]
     shell.run("stty echo")
