@@ -137,7 +137,7 @@ async def write_to_storage_device(
     descriptor = await thread.run(os.open, storage_device, os.O_WRONLY | os.O_CLOEXEC)
     try:
         total = await _write_all(_Writer(storage_device, descriptor, logger), resource, thread)
-        await _sync(storage_device, descriptor, fsync_timeout, thread, logger)
+        await _sync(storage_device, descriptor, fsync_timeout, thread)
     finally:
         # A thread of its own: the other one may hang in a sync that was given up, and closing may hang as well.
         with anyio.move_on_after(RETRY_PAUSE, shield=True):
@@ -193,23 +193,30 @@ class _Writer:
     def _write_out(self) -> None:
         try:
             getattr(os, "fdatasync", os.fsync)(self._descriptor)
-        except OSError as error:  # reported again, and retried, by the sync in the end
-            self._logger.debug("can't sync %s yet: %s", self._device, error.strerror)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise not_stored(self._device, error) from error
 
 
-async def _sync(device: Device, descriptor: int, timeout: float, thread: _Thread, logger: logging.Logger) -> None:
-    """Wait until the device has stored everything, trying again after input/output errors."""
+def not_stored(device: Device, error: OSError) -> OSError:
+    """Return the error for a sync that failed.
+
+    It is final: Linux drops what it could not write, and the next sync of the same file succeeds all the same
+    (fsync(2), "errors").
+    """
+    return OSError(
+        error.errno, f"can't sync {device}: {error.strerror}; what was written may be lost, so write it again"
+    )
+
+
+async def _sync(device: Device, descriptor: int, timeout: float, thread: _Thread) -> None:
+    """Wait until the device has stored everything."""
     with anyio.move_on_after(timeout):
-        while True:
-            try:
-                await thread.run_abandonable(_fsync, descriptor)
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise OSError(error.errno, f"can't sync {device}: {error.strerror}") from error
-                logger.warning("can't sync %s: %s; trying again", device, error.strerror)
-                await anyio.sleep(RETRY_PAUSE)
-            else:
-                return
+        try:
+            await thread.run_abandonable(_fsync, descriptor)
+        except OSError as error:
+            raise not_stored(device, error) from error
+        return
     raise TimeoutError(f"storage device {device} has not stored everything after {timeout:g} s")
 
 

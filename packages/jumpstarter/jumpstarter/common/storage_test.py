@@ -103,16 +103,20 @@ async def test_the_data_is_synced_on_the_way_and_in_the_end(device: Path, monkey
     assert calls == ["fdatasync", "fdatasync", "fsync"]
 
 
-async def test_a_sync_is_repeated_after_an_input_output_error(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = [OSError(errno.EIO, "Input/output error")] * 2
+@pytest.mark.parametrize("call", ["fdatasync", "fsync"])
+async def test_an_error_of_any_sync_is_final_because_the_next_one_would_hide_it(
+    device: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    errors = [OSError(errno.EIO, "Input/output error")]
 
-    def fsync(descriptor: int) -> None:
+    def sync(descriptor: int) -> None:
         if errors:
             raise errors.pop()
 
-    monkeypatch.setattr(storage.os, "fsync", fsync)
-    await write_to_storage_device(device, Source(IMAGE), leeway=0)
-    assert not errors
+    monkeypatch.setattr(storage, "SYNC_INTERVAL", 4 << 20)
+    monkeypatch.setattr(storage.os, call, sync)
+    with pytest.raises(OSError, match=f"can't sync {device}: Input/output error; what was written may be lost"):
+        await write_to_storage_device(device, Source(IMAGE), leeway=0)
 
 
 async def test_another_sync_error_is_told_with_the_device(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
