@@ -45,7 +45,7 @@ def controller() -> None:
 @click.option("--listen", metavar="HOST:PORT", help="Address to listen on  [default: 127.0.0.1:8082]")
 @click.option("--endpoint", metavar="HOST:PORT", help="What peers are told to dial  [default: the address]")
 @click.option(
-    "--router-listen", metavar="HOST:PORT", help="Address of the router, or `shared`  [default: the next port]"
+    "--router-listen", metavar="HOST:PORT", help="Address of the router, `shared` or `none`  [default: the next port]"
 )
 @click.option("--router-endpoint", metavar="HOST:PORT", help="What peers are told to dial for streams.")
 @click.option("--web-listen", metavar="HOST:PORT", help="Address of REST, login and dashboard; empty for none.")
@@ -301,11 +301,12 @@ def _cluster(config: ControllerConfig) -> tuple[Store | None, Member | None]:
     where = config.kubernetes
     cluster = Cluster.from_config(where.kubeconfig, where.context or None, where.namespace or None)
     listen = where.peer_listen or join_address(split_address(config.listen, "listen")[0], 0)
-    return KubernetesStore(cluster, own_namespace=True), Member(cluster, listen=listen, endpoint=where.peer_endpoint)
+    member = Member(cluster, listen=listen, endpoint=where.peer_endpoint, routers=where.routers)
+    return KubernetesStore(cluster, own_namespace=True), member
 
 
 def _server(config: ControllerConfig) -> LabServer:
-    from .config_file import router_address
+    from .config_file import NO_ROUTER, router_address
     from .router.pool import StaticRouter
     from .server import Endpoints, LabServer, OwnCertificate
 
@@ -321,6 +322,8 @@ def _server(config: ControllerConfig) -> LabServer:
             endpoint=config.endpoint,
             router_listen=router_address(config.listen, config.router.listen),
             router_endpoint=config.router.endpoint,
+            router=config.router.listen != NO_ROUTER,
+            names=config.names,
             web_listen=config.web.listen,
             web_endpoint=config.web.endpoint,
             metrics_listen=config.metrics.listen,
@@ -374,10 +377,12 @@ async def _relay(config: RouterConfigV1Alpha1) -> None:
         controller=config.endpoint,
         tls=config.tls,
         metadata=config.metadata,
-        token=lambda: config.token,
+        token=config.read_token,
         endpoint=config.advertise,
         listen=config.listen,
         labels=config.labels,
+        others=tuple(config.controllers),
+        every_address=config.every_address,
         drain=config.drain,
     )
     await run_router(settings, certificates)

@@ -22,6 +22,9 @@ kind: ControllerConfig
 #   kubeconfig: ~/.kube/config
 #   context: lab
 #   namespace: jumpstarter
+#   peerListen: 0.0.0.0:8087  # for the other controllers; default: a free port of the host in `listen`
+#   peerEndpoint: 10.0.0.7:8087  # where they reach this one; default: that address, or POD_IP of the environment
+#   routers: ["0", "1"]  # get an account, with a token that is kept in the Secret jumpstarter-router-NAME
 
 # Address of the services. Only this machine can connect, unless it is another one: 0.0.0.0:8082 is all of them.
 # listen: 127.0.0.1:8082
@@ -29,7 +32,11 @@ kind: ControllerConfig
 # What peers are told to dial, when it isn't the address: behind another name, a port forwarding, a load balancer.
 # endpoint: lab.example.com:8082
 
+# Further hosts that are dialled, for certificates of the lab's own authority.
+# names: [lab.internal.example.com]
+
 # The router has the next port, for streams that outlive a minute without network; `listen: shared` puts it on the same.
+# `listen: none` leaves streams to routers that join; several controllers behind one address need that.
 # router:
 #   listen: 0.0.0.0:8083
 #   endpoint: lab.example.com:8083

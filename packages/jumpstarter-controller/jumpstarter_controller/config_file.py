@@ -43,10 +43,11 @@ class OwnTLS(Section):
 
 
 SHARED = "shared"
+NO_ROUTER = "none"
 
 
 def _router_listen(value: str) -> str:
-    return value if value == SHARED else _address(value)
+    return value if value in (SHARED, NO_ROUTER) else _address(value)
 
 
 class RouterPort(Section):
@@ -54,6 +55,8 @@ class RouterPort(Section):
 
     listen: Annotated[str, AfterValidator(_router_listen)] = ""
     """A port of its own, `host:port`; empty for the port after that of the controller, `shared` for the same one.
+
+    `none` leaves streams to routers that join, as controllers have to that peers can't choose between.
 
     On a port of their own streams outlive a longer loss of the network.
     """
@@ -91,6 +94,8 @@ class Kubernetes(Section):
     """Address for the other controllers of the lab, `host:port`; empty for a free port of the host in `listen`."""
     peer_endpoint: Address = ""
     """Where they reach this one; empty for that address, or the one of the pod in `POD_IP`."""
+    routers: tuple[str, ...] = ()
+    """Routers that get an account, with a token that is kept in its Secret and replaced in time."""
 
 
 class ControllerConfig(Settings):
@@ -107,6 +112,8 @@ class ControllerConfig(Settings):
     """Address of the services, `host:port`; `0.0.0.0:8082` for all addresses of this machine."""
     endpoint: Address = ""
     """What peers are told to dial, `host:port`; empty for the address."""
+    names: tuple[str, ...] = ()
+    """Further hosts that are dialled, for certificates of the lab's own authority."""
     router: RouterPort = RouterPort()
     tls: OwnTLS | None = None
     """None for certificates of the lab's own authority."""
@@ -130,7 +137,7 @@ def router_address(listen: str, router: str) -> str:
         ConfigurationError: `listen` is not of the form host:port.
     """
     if router:
-        return "" if router == SHARED else router
+        return "" if router in (SHARED, NO_ROUTER) else router
     from .listening import join_address, split_address
 
     host, port = split_address(listen, "the address to listen on")

@@ -81,6 +81,10 @@ class Endpoints:
     """Address of the router, when it is to have a port of its own."""
     router_endpoint: str = ""
     """What peers dial for streams; empty for the router's own address, or the endpoint."""
+    router: bool = True
+    """Whether there is a router in this process; without one streams need routers that join."""
+    names: tuple[str, ...] = ()
+    """Further hosts that are dialled, for the certificate."""
     web_listen: str = ""
     """Address of REST, log-in and dashboard, over TLS; empty for none."""
     web_endpoint: str = ""
@@ -244,13 +248,13 @@ class LabServer:
         where = self._endpoints
         hosts = [_reachable(split_address(address)[0]) for address in (where.listen, where.router_listen) if address]
         hosts += [split_address(told, "endpoint")[0] for told in (where.endpoint, where.router_endpoint) if told]
-        hosts += _web_hosts(where)
+        hosts += [*_web_hosts(where), *where.names]
         self._hosts = list(dict.fromkeys(hosts))
         self.certificates = ServerCertificates(await self._certificate_source())
         # Each port has credentials of its own, which remember what they showed last.
         self.port = bind(services, where.listen, self.certificates.grpc_credentials())
         self.endpoint = where.endpoint or _told(where.listen, self.port)
-        self.router_endpoint = where.router_endpoint or self.endpoint
+        self.router_endpoint = (where.router_endpoint or self.endpoint) if where.router else ""
         if where.router_listen:
             port = bind(router, where.router_listen, self.certificates.grpc_credentials())
             self.router_endpoint = where.router_endpoint or self._router_told(port)
@@ -295,7 +299,9 @@ class LabServer:
         tokens = StreamTokens(self.keys.stream, self.clock)
         self.relay = Relay(tokens.verify)
         self.routers = RouterPool(self.keys.stream, self._static_routers)
-        self.routers.add_built_in(self.relay, self.router_endpoint)
+        if self._endpoints.router:
+            self.routers.add_built_in(self.relay, self.router_endpoint)
+            router.add_generic_rpc_handlers((self.relay,))
         self.switchboard = Switchboard(
             self.lab,
             tokens,
@@ -316,7 +322,6 @@ class LabServer:
             ca=self.ca,
         )
         add_services(server, guard, parts)
-        router.add_generic_rpc_handlers((self.relay,))
         health = Health(server, router)
         if self._reflection:
             add_reflection(server)

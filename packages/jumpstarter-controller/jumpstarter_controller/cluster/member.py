@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from jumpstarter_kubernetes.cluster import Cluster
 
 from ..identity.authority import Authority
 from ..listening import join_address, split_address
-from ..model.records import Key
+from ..model.records import Key, Kind
 from .election import Election, Terms
 from .membership import Membership, Patience
 from .passes import Passes
@@ -41,6 +41,7 @@ class Member:
         identity: None for a new one.
         listen: address for the other controllers; the port 0 for a free one.
         endpoint: where they reach it; empty for the address, or that of the pod.
+        routers: names of routers that get an account, with their tokens in Secrets.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Member:
         identity: str | None = None,
         listen: str = "127.0.0.1:0",
         endpoint: str = "",
+        routers: Sequence[str] = (),
         terms: Terms | None = None,
         patience: Patience | None = None,
     ) -> None:
@@ -57,6 +59,7 @@ class Member:
         self.identity = identity or new_identity()
         self._listen = listen
         self._endpoint = endpoint
+        self._routers = tuple(routers)
         self._terms = terms
         self._patience = patience
         self._leading = anyio.Event()
@@ -91,7 +94,12 @@ class Member:
         """
         lab = server.lab
         provisioner = Provisioner(
-            self.cluster, lab, server.authenticator.tokens, endpoint=server.endpoint, ca=server.ca
+            self.cluster,
+            lab,
+            server.authenticator.tokens,
+            endpoint=server.endpoint,
+            ca=server.ca,
+            routers=[Key(Kind.ROUTER, self.cluster.namespace, name) for name in self._routers],
         )
         lab.token_keeper = provisioner.keep
         election = Election(self.cluster, self.identity, lambda leading: self._lead(server, leading), terms=self._terms)

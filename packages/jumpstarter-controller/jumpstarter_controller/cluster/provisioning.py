@@ -1,13 +1,14 @@
 """Gives clients and exporters that were made as objects what peers and tools expect: a token in a Secret, an endpoint.
 
 `jmp admin` of published releases makes an object, waits for `status.credential`, and reads the Secret of that name.
+Routers that run in the cluster have their tokens from Secrets too.
 """
 
 from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +21,8 @@ from ..errors import Refused
 from ..identity.issuing import issue_token
 from ..identity.tokens import Tokens
 from ..lab import Actor, Lab
-from ..model.records import Account, Exporter, Key, Kind
+from ..model.records import Account, Exporter, Key, Kind, Meta
+from ..store.kubernetes.objects import object_name
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,12 @@ PAUSE = 2.0
 LOOK_AGAIN = 3600.0
 """Seconds between two looks for tokens that have expired."""
 
+SOON = timedelta(minutes=1)
+"""Before its end a token in a Secret is replaced."""
+
+ROUTER_SOON = timedelta(hours=3)
+"""The same for routers, which can't ask for another one; longer than it takes to look again."""
+
 _RESOURCES: Mapping[Kind, Resource] = {Kind.CLIENT: CLIENTS, Kind.EXPORTER: EXPORTERS}
 _SUFFIXES = {Kind.CLIENT: "-client", Kind.EXPORTER: "-exporter"}
 
@@ -48,8 +56,8 @@ Object = dict[str, Any]
 
 
 def secret_name(key: Key) -> str:
-    """Return the name of the Secret with the token of a client or exporter."""
-    return key.name + _SUFFIXES[key.kind]
+    """Return the name of the Secret with the token of a client, exporter or router."""
+    return object_name(key) + _SUFFIXES.get(key.kind, "")
 
 
 class Provisioner:
@@ -58,14 +66,18 @@ class Provisioner:
     Args:
         endpoint: what peers dial.
         ca: what they have to trust, PEM; empty for the roots of their systems.
+        routers: accounts that are made when they aren't there, and whose tokens are kept in their Secrets.
     """
 
-    def __init__(self, cluster: Cluster, lab: Lab, tokens: Tokens, *, endpoint: str, ca: str) -> None:
+    def __init__(
+        self, cluster: Cluster, lab: Lab, tokens: Tokens, *, endpoint: str, ca: str, routers: Sequence[Key] = ()
+    ) -> None:
         self._cluster = cluster
         self._lab = lab
         self._tokens = tokens
         self._endpoint = endpoint
         self._ca = ca
+        self._routers = frozenset(routers)
         self._there: set[tuple[str, str]] = set()
         """Namespace and name of Secrets that hold a token."""
         self._due: dict[Key, float] = {}
@@ -76,12 +88,13 @@ class Provisioner:
     async def keep(self, key: Key, token: str) -> None:
         """Keep a token that was just issued; what can't be kept now is made good for by `run`.
 
-        Tokens of admins and routers are nobody's but their owners'.
+        Tokens of admins, and of routers that are elsewhere, are nobody's but their owners'.
         """
-        if key.kind not in _RESOURCES:
-            return
         try:
-            await self._keep(key, token)
+            if key in self._routers:
+                await self._keep_beside(key, token)
+            elif key.kind in _RESOURCES:
+                await self._keep(key, token)
         except ClusterError as error:
             logger.warning("the token of %s can't be kept in a Secret for now: %s", key, error)
 
@@ -94,7 +107,6 @@ class Provisioner:
             "name": key.name,
             "uid": item["metadata"]["uid"],
             "controller": True,
-            "blockOwnerDeletion": True,
         }
         data = {"token": base64.b64encode(token.encode()).decode()}
         body: Object = {
@@ -109,6 +121,12 @@ class Provisioner:
             await self._cluster.patch(SECRETS, name, patch, namespace=key.namespace)
         self._there.add((key.namespace, name))
         await self._tell(key, item)
+
+    async def _keep_beside(self, key: Key, token: str) -> None:
+        """Keep the token of a router in the Secret that its account is."""
+        data = {"token": base64.b64encode(token.encode()).decode()}
+        await self._cluster.patch(SECRETS, secret_name(key), {"data": data}, namespace=key.namespace)
+        self._there.add((key.namespace, secret_name(key)))
 
     async def _tell(self, key: Key, item: Object) -> None:
         wanted = {"credential": {"name": secret_name(key)}, "endpoint": self._endpoint}
@@ -130,6 +148,10 @@ class Provisioner:
                     for kind in _RESOURCES:
                         await self._look_at_all(kind)
                         tasks.start_soon(self._follow_accounts, kind)
+                    for key in self._routers:
+                        self._look(key)
+                    if self._routers:
+                        tasks.start_soon(self._follow_accounts, Kind.ROUTER)
                     await self._work()
             except* ClusterError as errors:
                 logger.warning("credentials can't be looked after for now: %s", errors.exceptions[0])
@@ -168,17 +190,24 @@ class Provisioner:
 
     def _look(self, key: Key) -> None:
         account = self._lab.account(key)
-        if account is None or not self._lacks(account):
+        if account is None and key in self._routers:
+            self._set_due(key, 0.0)
+            return
+        if account is None or not self._lacks(account) or not self._cares(key):
             self._due.pop(key, None)
             return
         self._set_due(key, GRACE if account.credential.jti else NEW)
 
     def _lacks(self, account: Account | Exporter) -> bool:
         expires = account.credential.expires
-        if expires is not None and expires <= self._lab.clock.now() + timedelta(minutes=1):
+        soon = ROUTER_SOON if account.key.kind is Kind.ROUTER else SOON
+        if expires is not None and expires <= self._lab.clock.now() + soon:
             return True
         place = account.key.namespace, secret_name(account.key)
         return not account.credential.jti or place not in self._there
+
+    def _cares(self, key: Key) -> bool:
+        return key.kind in _RESOURCES or key in self._routers
 
     def _set_due(self, key: Key, delay: float) -> None:
         moment = anyio.current_time() + delay
@@ -198,15 +227,20 @@ class Provisioner:
                 for kind in _RESOURCES:
                     for account in self._lab.accounts(kind):
                         self._look(account.key)
+                for key in self._routers:
+                    self._look(key)
             for key in [key for key, moment in self._due.items() if moment <= anyio.current_time()]:
                 del self._due[key]
                 await self._provide(key)
 
     async def _provide(self, key: Key) -> None:
         account = self._lab.account(key)
-        if account is None or not self._lacks(account):
-            return
         try:
+            if account is None and key in self._routers:
+                router = Account(kind=Kind.ROUTER, meta=Meta(namespace=key.namespace, name=key.name))
+                account = await self._lab.create_account(SERVER, router)
+            if account is None or not self._lacks(account):
+                return
             # Is kept by `keep`, as every token.
             await issue_token(self._lab, self._tokens, SERVER, key)
         except Refused as refused:
@@ -250,6 +284,9 @@ class Provisioner:
                 key = Key(kind, place[0], place[1].removesuffix(suffix))
                 if self._lab.account(key) is not None:
                     self._set_due(key, 0.0)
+        for key in self._routers:
+            if place == (key.namespace, secret_name(key)):
+                self._look(key)
 
 
 def _holds_token(item: Object) -> tuple[str, str] | None:
