@@ -13,7 +13,7 @@ from .base import ROOT, run, run_beside, say, warn
 from .workspace import setup, tool
 
 EVERYDAY = "not slow and not interop and not faults"
-WAITING = "interop or faults"
+WAITING = "interop or faults or lab_guest or device"
 """Tests that take long, and for most of the time wait for something, so that others can run beside them."""
 
 PARTS = (f"not ({WAITING})", WAITING)
