@@ -42,6 +42,10 @@ MIGRATED_UID = "jumpstarter.dev/migrated-uid"
 MIGRATED_NAMESPACE = "jumpstarter.dev/migrated-namespace"
 """Annotation with the namespace that the tokens of an object from elsewhere name."""
 
+MIGRATED_TOKEN = "jumpstarter.dev/migrated-token"
+"""Annotation with the identity (`jti`) of a token that its owner brought along from elsewhere: no Secret holds it, and
+none is needed while it is the valid one."""
+
 ENDED_LABEL = "jumpstarter.dev/lease-ended"
 """Label of leases that have ended; its value is `true`."""
 

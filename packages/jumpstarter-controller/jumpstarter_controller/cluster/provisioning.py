@@ -16,6 +16,7 @@ import anyio
 from jumpstarter_kubernetes.cluster import Cluster
 from jumpstarter_kubernetes.exceptions import AlreadyExists, ClusterError, Gone, NotFound
 from jumpstarter_kubernetes.resources import CLIENTS, CONFIG_MAPS, EXPORTERS, SECRETS, Resource
+from jumpstarter_kubernetes.values import MIGRATED_TOKEN
 
 from ..errors import Refused
 from ..identity.issuing import issue_token
@@ -203,8 +204,11 @@ class Provisioner:
         soon = ROUTER_SOON if account.key.kind is Kind.ROUTER else SOON
         if expires is not None and expires <= self._lab.clock.now() + soon:
             return True
-        place = account.key.namespace, secret_name(account.key)
-        return not account.credential.jti or place not in self._there
+        jti = account.credential.jti
+        if jti and account.meta.annotations.get(MIGRATED_TOKEN) == jti:
+            # Its owner has it; another one in its place would end it.
+            return False
+        return not jti or (account.key.namespace, secret_name(account.key)) not in self._there
 
     def _cares(self, key: Key) -> bool:
         return key.kind in _RESOURCES or key in self._routers
