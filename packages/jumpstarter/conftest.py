@@ -85,6 +85,13 @@ def certificate() -> Certificate:
     )
 
 
+def refusal(code: grpc.StatusCode, text: str, reason: str) -> tuple[grpc.StatusCode, str, Any]:
+    """Return the arguments of `abort` for an error with a reason, as our servers give it."""
+    status = Status(code=code.value[0], message=text)
+    status.details.add().Pack(ErrorInfo(reason=reason))
+    return code, text, (("grpc-status-details-bin", status.SerializeToString()),)
+
+
 class MockRouter(router_pb2_grpc.RouterServiceServicer):
     """Pairs two callers that send the same authorization and relays their frames one to one."""
 
@@ -104,10 +111,7 @@ class MockRouter(router_pb2_grpc.RouterServiceServicer):
             self.lose -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         if authorization.removeprefix("Bearer ") in self.used:
-            status = Status(code=grpc.StatusCode.UNAUTHENTICATED.value[0], message="used already")
-            status.details.add().Pack(ErrorInfo(reason="STREAM_TOKEN_USED"))
-            details = (("grpc-status-details-bin", status.SerializeToString()),)
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, status.message, details)
+            await context.abort(*refusal(grpc.StatusCode.UNAUTHENTICATED, "used already", "STREAM_TOKEN_USED"))
         other = self.waiting.pop(authorization, None)
         if other is not None:
             self.paired += 1
@@ -154,12 +158,16 @@ class Faults:
     """What goes wrong: answers to give instead of the right ones, and calls to keep waiting."""
 
     calls: Counter[str] = field(default_factory=Counter)
-    refuse: dict[str, list[tuple[grpc.StatusCode, str]]] = field(default_factory=lambda: defaultdict(list))
-    """Errors for the next calls of a method, one each."""
+    refuse: dict[str, list[tuple[Any, ...]]] = field(default_factory=lambda: defaultdict(list))
+    """Errors for the next calls of a method, one each, as arguments of `abort`."""
     hold: dict[str, Event] = field(default_factory=dict)
     """Calls of a method wait for the event, after they took effect."""
     lose: set[str] = field(default_factory=set)
     """Calls of a method take effect, and answer UNAVAILABLE."""
+
+    def refuse_for(self, name: str, code: grpc.StatusCode, text: str, reason: str) -> None:
+        """Have the next call of a method refused with a reason."""
+        self.refuse[name].append(refusal(code, text, reason))
 
     async def enter(self, name: str, context: Any) -> None:
         self.calls[name] += 1
@@ -445,6 +453,8 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
         board = self._board(context)
         while True:
             changed = board.changed
+            if self.faults.refuse["Status"]:
+                await self.faults.enter("Status", context)
             if board.lease is None:
                 yield jumpstarter_pb2.StatusResponse(leased=False)
             else:

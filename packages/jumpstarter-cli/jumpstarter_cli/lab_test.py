@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 from jumpstarter_testing import eventually
@@ -98,6 +99,19 @@ def test_the_command_knows_its_exporter_and_lease(lab: LabShell) -> None:
     lab.start_exporter()
     result = lab.jmp("shell", "-n", "bench-1", "sh", "-c", "echo $JMP_EXPORTER $JMP_LEASE")
     assert result.stdout.split() == ["bench-1", *lab.lab.controller.leases]
+
+
+def test_an_exporter_whose_account_was_deleted_ends_with_the_reason(lab: LabShell) -> None:
+    exporter = lab.start_exporter()
+    eventually(lambda: lab.lab.controller.reported[0], timeout=30)
+    said = 'exporter "lab/bench-1" not found; ask an administrator to create it'
+    lab.lab.faults.refuse_for("Status", grpc.StatusCode.UNKNOWN, said, "ACCOUNT_UNKNOWN")
+    lab.lab.portal.call(lab.lab.controller.boards["bench-1"].notify)
+    assert exporter.wait(TIMEOUT) == 1
+    assert exporter.stderr is not None
+    told = exporter.stderr.read()
+    assert f"Error: the controller turns this exporter away: {said}" in told
+    assert "Starting the exporter again" not in told
 
 
 def test_several_shells_in_a_row_get_the_device(lab: LabShell) -> None:

@@ -58,9 +58,11 @@ STOP_GRACE = 180.0
 DEFAULT_HOST = "0.0.0.0"
 
 PERMANENT_REASONS = {
+    "account-unknown",
     "configuration",
     "environment",
     "file-not-found",
+    "identity-mismatch",
     "invalid-argument",
     "invalid-data",
     "missing-driver",

@@ -15,6 +15,7 @@ from jumpstarter_protocol import jumpstarter_pb2, jumpstarter_pb2_grpc, lab_pb2,
 from jumpstarter.common.cancellation import answer
 from jumpstarter.common.enums import ExporterStatus
 from jumpstarter.common.exceptions import ConnectionError
+from jumpstarter.common.grpc import error_info
 
 from .backoff import Backoff
 
@@ -39,6 +40,9 @@ FINAL = frozenset(
 )
 """Statuses of answers that will be the same the next time; all others may pass."""
 
+TURNED_AWAY = frozenset({"ACCOUNT_UNKNOWN", "IDENTITY_MISMATCH"})
+"""Reasons by which a controller tells that it serves this exporter no more: its account was deleted, or made anew."""
+
 RELEASE_UNKNOWN = frozenset(
     {
         grpc.StatusCode.UNIMPLEMENTED,
@@ -55,10 +59,10 @@ _CONNECTION_LOST = frozenset({grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.C
 class Refused(ConnectionError):
     """The controller gave an answer that repeating the call won't change."""
 
-    def __init__(self, message: str, code: grpc.StatusCode, details: str = "") -> None:
+    def __init__(self, message: str, code: grpc.StatusCode, details: str = "", reason: str = "") -> None:
         super().__init__(message)
         self.code = code
-        self.status, self.details = code.name, details
+        self.status, self.details, self.reason = code.name, details, reason
 
 
 class Transient(Exception):
@@ -102,8 +106,11 @@ class Controller:
             yield service(shared.channel)
         except grpc.aio.AioRpcError as error:
             text = f"{what}: {error.code().name}: {error.details() or 'no details'}"
-            if error.code() in FINAL:
-                raise Refused(text, error.code(), error.details() or "") from None
+            reason, _ = error_info(error.trailing_metadata())
+            if reason in TURNED_AWAY:
+                text = f"the controller turns this exporter away: {error.details()}"
+            if error.code() in FINAL or reason in TURNED_AWAY:
+                raise Refused(text, error.code(), error.details() or "", reason) from None
             raise Transient(text) from None
         except ConnectionError as error:
             if isinstance(error, Refused):
@@ -177,6 +184,9 @@ class Controller:
             handle: takes a message.
             resume: called before the stream is opened again after a failure.
             is_lifeline: whether the controller is reachable is judged by this stream, see `connected`.
+
+        Raises:
+            Refused: the lifeline was refused for one of the reasons in TURNED_AWAY.
         """
         backoff = self.backoff()
         failed = False
@@ -200,6 +210,8 @@ class Controller:
                         if is_lifeline:
                             self.connected = False
             except (Transient, Refused) as error:
+                if is_lifeline and isinstance(error, Refused) and error.reason in TURNED_AWAY:
+                    raise
                 _log_failure(backoff, error)
                 failed = True
             await anyio.sleep(backoff.next())

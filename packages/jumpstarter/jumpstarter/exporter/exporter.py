@@ -113,6 +113,7 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
         self._stopping = False
         self._stop_after_lease = False
         self._should_unregister = False
+        self._turned_away: Refused | None = None
         self._exit_code: int | None = None
 
     async def __aenter__(self) -> Self:
@@ -286,6 +287,8 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
             with anyio.move_on_after(SETTLE_TIMEOUT):
                 await self._reporter.settle()
             tasks.cancel_scope.cancel()
+        if self._turned_away is not None:
+            raise self._turned_away
 
     @asynccontextmanager
     async def _listening_directly(self) -> AsyncGenerator[None, None]:
@@ -313,13 +316,18 @@ class Exporter(AbstractAsyncContextManager["Exporter"], Metadata):
             self._draining.repeat()
             self._reporter.repeat()
 
-        await self._controller.follow(
-            "no news from the controller",
-            lambda stub: stub.Status(jumpstarter_pb2.StatusRequest()),
-            self._take_status,
-            resume=resume,
-            is_lifeline=True,
-        )
+        try:
+            await self._controller.follow(
+                "no news from the controller",
+                lambda stub: stub.Status(jumpstarter_pb2.StatusRequest()),
+                self._take_status,
+                resume=resume,
+                is_lifeline=True,
+            )
+        except Refused as error:
+            # The present lease comes to its end as at any stop, with the hook after it.
+            self._turned_away = error
+            self.stop()
 
     async def _take_status(self, response: jumpstarter_pb2.StatusResponse) -> None:
         name = response.lease_name if response.leased else ""

@@ -233,6 +233,41 @@ async def test_a_refused_registration_ends_the_exporter_with_the_reason(lab: Any
     assert lab.controller.reported == []
 
 
+@pytest.mark.parametrize("reason", ["ACCOUNT_UNKNOWN", "IDENTITY_MISMATCH"])
+async def test_an_exporter_whose_account_is_gone_ends_when_it_starts(lab: Any, reason: str):
+    # With the status that published peers know, which says nothing by itself.
+    lab.faults.refuse_for("Register", grpc.StatusCode.UNKNOWN, "exporter not found; ask an administrator", reason)
+    async with make_exporter(lab, Lamp) as exporter:
+        with pytest.raises(Refused, match="turns this exporter away: exporter not found; ask an administrator"):
+            await exporter.serve()
+
+
+async def test_an_exporter_whose_account_is_deleted_ends_after_its_hook(lab: Any, tenant: Tenant, tmp_path: Path):
+    executor = hooks(after={"script": f"touch {tmp_path}/after"})
+    exporter = make_exporter(lab, Lamp, hook_executor=executor)
+    failures: list[Refused] = []
+    ended = anyio.Event()
+
+    async def serve(*, task_status: Any) -> None:
+        try:
+            await exporter.serve(task_status=task_status)
+        except Refused as error:
+            failures.append(error)
+        ended.set()
+
+    async with exporter, anyio.create_task_group() as tasks:
+        await tasks.start(serve)
+        await tenant.lease()
+        async with tenant.session() as session:
+            await session.echo(1)
+            lab.faults.refuse_for("Status", grpc.StatusCode.UNKNOWN, "exporter not found", "ACCOUNT_UNKNOWN")
+            lab.controller.boards[BOARD].notify()
+            with anyio.fail_after(LIMIT):
+                await ended.wait()
+    assert [error.reason for error in failures] == ["ACCOUNT_UNKNOWN"]
+    assert (tmp_path / "after").exists()
+
+
 async def test_a_registration_that_fails_for_now_is_repeated(lab: Any):
     lab.faults.refuse["Register"] += [(grpc.StatusCode.UNAVAILABLE, "not yet")] * 5
     async with serving(lab):
