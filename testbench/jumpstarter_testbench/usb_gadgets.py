@@ -234,6 +234,16 @@ class Stall(Exception):
     """What a protocol raises to refuse a transfer, as a device does with what it doesn't know."""
 
 
+class _GivenUp(Exception):
+    """The host does not wait for the end of a transfer any more, or was unplugged."""
+
+
+_GIVEN_UP = frozenset(
+    {errno.EIDRM, errno.ESHUTDOWN, errno.EINTR, errno.ECONNRESET, errno.EOVERFLOW, errno.ESRCH, errno.ECONNABORTED}
+)
+"""How FunctionFS tells that; EOVERFLOW and ESRCH when the next transfer has come meanwhile, or is over as well."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A control transfer on endpoint 0, as USB 2.0 section 9.3 defines it.
@@ -409,33 +419,50 @@ class Protocol:
 
         def take() -> bytes:
             if not received:
-                received.append(os.read(self._endpoint_0, length))
+                received.append(self._receive(length))
             return received[0]
 
         request = Request(
             request_type=request_type, request=number, value=value, index=index, length=length, _take=take
         )
         try:
-            try:
-                if self._control is None:
-                    raise Stall
-                answer = self._control(request)
-            except Exception as error:  # noqa: BLE001 (what the test's code raises is told to the test)
-                if not isinstance(error, Stall):
-                    self.errors.append(error)
-                if request.is_in:
-                    os.read(self._endpoint_0, 0)
-                elif not received:
-                    os.write(self._endpoint_0, b"")
-                return
-            if request.is_in:
-                os.write(self._endpoint_0, (answer or b"")[:length])
-            else:
-                take()
+            answer = self._reply(request)
+            if answer is not None and request.is_in:
+                os.write(self._endpoint_0, answer[:length])
+            elif request.is_in:
+                os.read(self._endpoint_0, 0)
+            elif answer is None and not received:
+                os.write(self._endpoint_0, b"")
+        except _GivenUp:
+            return
         except OSError as error:
-            # EL2HLT confirms the refusal; the others say that the host gave the transfer up or was unplugged.
-            if error.errno not in (errno.EL2HLT, errno.EIDRM, errno.ESHUTDOWN, errno.EINTR, errno.ECONNRESET):
+            # EL2HLT confirms the refusal.
+            if error.errno != errno.EL2HLT and error.errno not in _GIVEN_UP:
                 self.errors.append(error)
+
+    def _reply(self, request: Request) -> bytes | None:
+        """Return the protocol's data, empty when the host sent some; None when the protocol refuses."""
+        try:
+            if self._control is None:
+                return None
+            answer = self._control(request)
+            return (answer or b"") if request.is_in else request.receive()[:0]
+        except Stall:
+            return None
+        except _GivenUp:
+            raise
+        except Exception as error:  # noqa: BLE001 (what the test's code raises is told to the test)
+            self.errors.append(error)
+            return None
+
+    def _receive(self, length: int) -> bytes:
+        """Take the data that the host sends."""
+        try:
+            return os.read(self._endpoint_0, length)
+        except OSError as error:
+            if error.errno in _GIVEN_UP:
+                raise _GivenUp from error
+            raise
 
     def _serve_reports(self) -> None:
         """Hand what the interrupt OUT endpoint receives to the protocol, until the host is gone."""
