@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final, NoReturn
 from uuid import UUID
@@ -19,6 +20,7 @@ FLUSH_TIMEOUT: Final = 10.0
 """Seconds that a bus which is shut down may take to send what was handed over."""
 
 _classes: dict[type, type] = {}
+_becoming = threading.Lock()
 
 
 def bus_class(cls: type[CanClient]) -> type[CanBus]:
@@ -32,10 +34,12 @@ def bus_class(cls: type[CanClient]) -> type[CanBus]:
 
 def become_bus(client: CanClient) -> None:
     """Make `client` a bus of python-can, unless it is one."""
-    if not client._is_bus:
-        # `client.__class__` is a property of that class, so the slot is set as `object` does it.
-        object.__dict__["__class__"].__set__(client, bus_class(type(client)))
-        client._init_bus()
+    with _becoming:
+        if not client._is_bus:
+            cls = bus_class(type(client))
+            CanBus._init_bus(client)  # type: ignore[arg-type]
+            # `client.__class__` is a property of its class, so the slot is set as `object` does it.
+            object.__dict__["__class__"].__set__(client, cls)
 
 
 def raise_can_error(error: LinkError) -> NoReturn:
@@ -66,6 +70,9 @@ class CanBus(CanClient, can.BusABC):
         self._is_shutdown = False
         self._link: Link | OldLink | None = None
         self._lost_before = 0
+        self._link_lock = threading.RLock()
+        # Whatever is open is closed with the client.
+        self.stack.callback(lambda: self._close_link())
 
     # -- the link --------------------------------------------------------------------------------
 
@@ -76,6 +83,14 @@ class CanBus(CanClient, can.BusABC):
         Raises:
             can.CanOperationError: the bus was shut down.
         """
+        link = self._link
+        if link is not None and link.broken is None:
+            return link
+        with self._link_lock:
+            return self._reconnect()
+
+    def _reconnect(self) -> Link | OldLink:
+        """Return the link, which another thread may have made meanwhile, or make one."""
         link = self._link
         if link is not None and link.broken is None:
             return link
@@ -97,11 +112,11 @@ class CanBus(CanClient, can.BusABC):
         else:
             link = Link(self, make=can.Message, filters=filters)
         self._link = link.open()
-        self.stack.callback(self._close_link)
         return link
 
     def _close_link(self) -> None:
-        link, self._link = self._link, None
+        with self._link_lock:
+            link, self._link = self._link, None
         if link is not None:
             self._lost_before += link.lost
             link.close()
@@ -224,8 +239,10 @@ class CanBus(CanClient, can.BusABC):
 
     def __enter__(self) -> CanBus:
         if self._is_shutdown:
+            # Like a bus that was just opened, which knows no filters.
             self._close_link()
             self._is_shutdown = False
+            self._filters = None
         return self
 
     def __exit__(self, *error: Any) -> None:

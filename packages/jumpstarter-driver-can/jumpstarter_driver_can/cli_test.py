@@ -285,6 +285,7 @@ class TestPrograms:
             finally:
                 it.kill()
 
+        assert log.exists(), output
         assert "123#0000000000000000" in log.read_text(), output
 
     def test_a_killed_client_leaves_nothing_behind(self, session, peer):

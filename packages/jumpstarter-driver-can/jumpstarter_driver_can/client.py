@@ -32,6 +32,11 @@ BUS_MEMBERS: Final = frozenset(
 """What makes a client a bus when it is asked for."""
 
 
+COUNTS: Final = ("received", "sent", "buffer", "clients", "periodic")
+INFO: Final = ("interface", "channel", "channel_info", "protocol", "state", "fault", *COUNTS)
+"""Members of `info`, in the order in which they are shown."""
+
+
 def __getattr__(name: str) -> Any:
     if name == "RemoteCyclicSendTask":
         from .bus import RemoteCyclicSendTask
@@ -107,9 +112,10 @@ class CanClient(DriverClient, _Bus):
         Raises:
             DriverMethodNotImplemented: the exporter can't tell.
         """
-        counts = ("received", "sent", "buffer", "clients", "periodic")
-        # Numbers travel as floats.
-        return {name: int(value) if name in counts else value for name, value in self.call("info").items()}
+        found = self.call("info")
+        # Numbers travel as floats, and members in any order.
+        known = {name: int(found[name]) if name in COUNTS else found[name] for name in INFO if name in found}
+        return known | {name: value for name, value in found.items() if name not in known}
 
     def cli(self) -> click.Group:
         """Return the `j` group of this driver."""

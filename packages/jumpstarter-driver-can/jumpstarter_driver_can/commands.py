@@ -17,7 +17,7 @@ from jumpstarter.client.decorators import driver_click_group
 from . import candump
 from .candump import TimestampMode, Timestamps
 from .frames import Filter, Frame
-from .link import Link, LinkError
+from .link import BUS_DOWN, Link, LinkError
 from .old_link import OldLink, frame_of, members_of
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _tell(receive: Callable[[], Any]) -> Any:
     try:
         return receive()
     except LinkError as error:
-        if "is down" not in str(error):
+        if error.kind != BUS_DOWN:
             raise
         click.echo(str(error), err=True)
         time.sleep(0.2)
@@ -212,7 +212,9 @@ def _add_dump(base: click.Group, client: CanClient) -> None:
         unread: bool,
         output: str,
     ) -> None:
-        """Print what is on the bus: frames received, and frames that clients of this exporter send.
+        """Print the frames on the bus.
+
+        These are the frames that it receives, and those that clients of this exporter send.
 
         Ends with Ctrl-C, --count or --timeout; with both of these, too few frames are an error. The lines are those of
         candump, or one JSON object each. With --unread only received frames are shown.
@@ -293,9 +295,10 @@ def _add_files(base: click.Group, client: CanClient) -> None:
     @click.option("-T", "--timeout", type=click.FloatRange(0), help="End after so many seconds.")
     @click.option("-f", "--filter", "filters", type=FilterText(), multiple=True, help="Record these only; repeatable.")
     def record(file: Path, count: int | None, timeout: float | None, filters: tuple[Filter, ...]) -> None:
-        """Record the bus in FILE until Ctrl-C.
+        """Record the bus in a file.
 
-        The suffix says in which form: .log (candump), .asc, .blf, .csv, .db, .trc, and whatever else python-can writes.
+        Ends with Ctrl-C, --count or --timeout. The suffix of FILE says in which form: .log (candump), .asc, .blf, .csv,
+        .db, .trc, and whatever else python-can writes.
         """
         import can
 
@@ -318,7 +321,10 @@ def _add_files(base: click.Group, client: CanClient) -> None:
     @click.option("--fast", is_flag=True, help="Send as fast as the bus takes it, not at the times of the recording.")
     @click.option("-l", "--loop", type=click.IntRange(1), default=1, show_default=True, help="Play so many times.")
     def play(file: Path, fast: bool, loop: int) -> None:
-        """Send what is recorded in FILE, in any form that `record` writes."""
+        """Send what a file has recorded.
+
+        FILE may be in any form that `record` writes.
+        """
         import can
 
         sent = 0
@@ -341,7 +347,7 @@ def _add_state(base: click.Group, client: CanClient) -> None:
     @base.command()
     @Output
     def info(output: str) -> None:
-        """Print the settings of the bus, its state and counts of frames."""
+        """Print settings, state and counts of frames."""
         found = client.info()
         if output == "json":
             click.echo(json.dumps(found, indent=2))
@@ -352,9 +358,10 @@ def _add_state(base: click.Group, client: CanClient) -> None:
     @base.command()
     @click.argument("new", type=click.Choice(["active", "passive", "error"]), required=False, metavar="[STATE]")
     def state(new: str | None) -> None:
-        """Print the state of the controller: active, passive or error (bus-off, or the interface is down).
+        """Print the state of the controller.
 
-        With STATE, set it, which few interfaces can do: passive listens only.
+        It is active, passive or error (bus-off, or the interface is down). With STATE, set it, which few interfaces
+        can do: passive listens only.
         """
         names = {1: "active", 2: "passive", 3: "error"}
         if new is None:
@@ -367,7 +374,7 @@ def _add_periodic(base: click.Group, client: CanClient) -> None:
     @base.command()
     @Output
     def periodic(output: str) -> None:
-        """List what the exporter sends periodically."""
+        """List periodic sends."""
         found = client.call("periodic")
         if output == "json":
             click.echo(json.dumps(found, indent=2))
@@ -382,7 +389,7 @@ def _add_periodic(base: click.Group, client: CanClient) -> None:
     @click.argument("uuid", nargs=-1)
     @click.option("-a", "--all", "everything", is_flag=True, help="Stop all.")
     def stop_periodic(uuid: tuple[str, ...], everything: bool) -> None:
-        """Stop what the exporter sends periodically."""
+        """Stop periodic sends."""
         if bool(uuid) == everything:
             raise click.UsageError("name the UUIDs that `periodic` lists, or give --all")
         for name in uuid or [item["uuid"] for item in client.call("periodic")]:
@@ -425,12 +432,12 @@ def isotp_commands(client: IsoTpClient) -> click.Group:
 def _add_start(base: click.Group, client: IsoTpClient) -> None:
     @base.command()
     def start() -> None:
-        """Start, and receive from now on, until `stop`."""
+        """Start, and receive until `stop`."""
         client.start()
 
     @base.command()
     def stop() -> None:
-        """Stop; transfers that nobody fetched are dropped."""
+        """Stop, and drop what nobody has fetched."""
         client.stop()
 
 
@@ -440,7 +447,10 @@ def _add_transfer(base: click.Group, client: IsoTpClient) -> None:
     @click.option("-i", "--input", "file", type=click.File("rb"), help="Send the bytes of this file; - for stdin.")
     @click.option("--timeout", type=click.FloatRange(0, 60), help="Seconds that a blocking send takes at most.")
     def send(data: bytes | None, file: Any, timeout: float | None) -> None:
-        """Send DATA (hexadecimal), or the bytes of a file, as one transfer."""
+        """Send DATA, or a file, as one transfer.
+
+        DATA are hexadecimal digits, two for each byte.
+        """
         if (data is None) == (file is None):
             raise click.UsageError("give DATA, or a file by --input")
         with started(client):
@@ -455,7 +465,10 @@ def _add_recv(base: click.Group, client: IsoTpClient) -> None:
     @click.option("--raw", is_flag=True, help="Write the bytes themselves.")
     @Output
     def recv(count: int | None, timeout: float | None, raw: bool, output: str) -> None:
-        """Print received transfers, until Ctrl-C, --count or --timeout."""
+        """Print received transfers.
+
+        Ends with Ctrl-C, --count or --timeout.
+        """
         end = None if timeout is None else time.monotonic() + timeout
         received = 0
         with started(client):
@@ -481,7 +494,10 @@ def _add_request(base: click.Group, client: IsoTpClient) -> None:
     @click.option("--raw", is_flag=True, help="Write the bytes themselves.")
     @Output
     def request(data: bytes, timeout: float, raw: bool, output: str) -> None:
-        """Send DATA (hexadecimal) and print the answer, as in `request 22F190`."""
+        """Send DATA and print the answer.
+
+        DATA are hexadecimal digits, two for each byte, as in `request 22F190`.
+        """
         with started(client):
             while client.recv(block=True, timeout=0) is not None:
                 # What came before the request is no answer to it.

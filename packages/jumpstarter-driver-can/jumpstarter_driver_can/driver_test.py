@@ -120,13 +120,33 @@ class TestBus:
     def test_after_shutdown_it_can_be_entered_again(self, pair):
         one, other = pair
         with one as bus:
+            bus.set_filters([{"can_id": 1, "can_mask": 1}])
             bus.send(message(1))
         with pytest.raises(can.CanOperationError, match="shut down"):
             one.send(message(2))
         with one as bus:
+            assert bus.filters is None
             bus.send(message(3))
 
         assert ids(other, 2) == [1, 3]
+
+    def test_threads_that_use_it_first_at_the_same_time_share_one_link(self, pair):
+        one, other = pair
+        ready = threading.Barrier(8)
+
+        def use():
+            ready.wait(WAIT)
+            other.recv(0)
+
+        threads = [threading.Thread(target=use) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT)
+        one.send(message(1))
+
+        assert ids(other, 1) == [1]
+        assert other.info()["clients"] == 1
 
     def test_shutdown_sends_what_was_handed_over(self, pair):
         one, other = pair

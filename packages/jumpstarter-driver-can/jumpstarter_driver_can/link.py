@@ -26,6 +26,9 @@ TAKE_TIMEOUT: Final = 30.0
 HELD_BYTES: Final = 4 << 20
 """Received frames, in bytes, that wait here for the program; beyond that they wait on the exporter."""
 
+BUS_DOWN: Final = "BusDown"
+"""Kind of the error that tells of a bus that may come back; the link to it lasts."""
+
 UNCONFIRMED: Final = -1.0
 """Stands for the time-out of a frame whose sender doesn't wait."""
 
@@ -36,7 +39,7 @@ class LinkError(Exception):
     def __init__(self, message: str, kind: str = "CanOperationError", code: int | None = None) -> None:
         super().__init__(message)
         self.kind = kind
-        """Name of the exception on the exporter."""
+        """Name of the exception on the exporter, or BUS_DOWN."""
         self.code = code
         """errno, where there is one."""
 
@@ -150,7 +153,7 @@ class Link:
                 left = None if deadline is None else deadline - time.monotonic()
                 if self._fault is not None and (not self._fault_told or (left is not None and left <= 0)):
                     self._fault_told = True
-                    raise LinkError(self._fault)
+                    raise LinkError(self._fault, BUS_DOWN)
                 if left is not None and left <= 0:
                     return None
                 self._news.wait(left)

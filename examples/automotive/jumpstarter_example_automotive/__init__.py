@@ -1,0 +1,1 @@
+"""Tests of an engine control unit over CAN: signals by cantools, diagnostics by udsoncan, both through Jumpstarter."""
