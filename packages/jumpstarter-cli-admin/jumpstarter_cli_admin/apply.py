@@ -26,6 +26,11 @@ def put_policies(target: Target, path: str, output: OutputType, *, create: bool 
     from .shown import POLICIES, show
 
     policies = read_policies(path, target.namespace)
+    if not policies:
+        click.echo("The list of policies is empty, so nothing was changed.", err=True)
+        if output is not None:
+            show(POLICIES, [], output)
+        return
 
     async def put(backend: Backend) -> list[Policy]:
         stored = []

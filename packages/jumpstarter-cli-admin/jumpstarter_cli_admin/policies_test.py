@@ -145,6 +145,18 @@ def test_a_file_of_another_kind_is_told(text: str, said: str, run: Run, file: Pa
     assert said in failed(run("apply", "-f", str(file)))
 
 
+@pytest.mark.parametrize("kind", ["List", "ExporterAccessPolicyList"])
+def test_an_empty_list_changes_nothing_and_says_so(kind: str, lab: ThreadedLab, run: Run, file: Path) -> None:
+    done(run("apply", "-f", str(file)))
+    before = lab.server.lab.policies()
+    file.write_text(f"apiVersion: jumpstarter.dev/v1alpha1\nkind: {kind}\nitems: []\n")
+    applied = run("apply", "-f", str(file))
+    done(applied)
+    assert "nothing was changed" in applied.stderr
+    assert json.loads(done(run("apply", "-f", str(file), "-o", "json")))["items"] == []
+    assert lab.server.lab.policies() == before
+
+
 def test_a_file_that_is_not_there_is_told(run: Run) -> None:
     assert "/no/such.yaml" in failed(run("apply", "-f", "/no/such.yaml"))
 

@@ -126,7 +126,7 @@ class PolicyManifest(_Part):
 
 
 def read_policies(path: str, namespace: str) -> list[records.Policy]:
-    """Read a file of one or more policies.
+    """Read a file of policies; of none if it holds an empty list, as that of a lab without any is written.
 
     Args:
         path: `-` for the standard input.
@@ -141,13 +141,12 @@ def read_policies(path: str, namespace: str) -> list[records.Policy]:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InvalidConfigError(f"{source}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    found = [
-        build(PolicyManifest, document, data).record(namespace)
-        for document in _documents(text, source)
-        for data in _items(document)
-    ]
-    if not found:
+    documents = list(_documents(text, source))
+    if not documents:
         raise InvalidConfigError(f"{source}: there is no policy in it")
+    found = [
+        build(PolicyManifest, document, data).record(namespace) for document in documents for data in _items(document)
+    ]
     names: set[tuple[str, str]] = set()
     for policy in found:
         if (policy.namespace, policy.name) in names:
