@@ -18,6 +18,7 @@ from jumpstarter_cli_common.opt import (
 from .records import Kind
 from .saving import CONFIGS, Wanted, opt_drivers, opt_out, patterns, save_and_tell
 from .target import Target, opt_target
+from .transfer.commands import import_lab
 
 
 @click.group("import", cls=AliasedGroup)
@@ -27,6 +28,9 @@ def import_res() -> None:
     Unless it is in a cluster, a lab keeps no tokens: the config gets a new one, and configs with the former one stop
     working some minutes later.
     """
+
+
+import_res.add_command(import_lab)
 
 
 def _import(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -243,11 +244,25 @@ class ClusterBackend:
 
     async def credentials(self, kind: Kind, namespace: str, name: str) -> Credentials:
         _refuse_tokens(kind, "import")
-        await self._object(kind, namespace, name)
+        renewed = await self._ask_for_token(kind, await self._object(kind, namespace, name))
         found = await self._wait_for_token(kind, namespace, name)
         if found is None:
             raise _no_credential(kind, namespace, name)
-        return found
+        return replace(found, renewed=renewed)
+
+    async def _ask_for_token(self, kind: Kind, item: Object) -> bool:
+        """Have the controller make a token for an account whose owner brought one along; return whether that is so."""
+        meta = item["metadata"]
+        if not annotation(item, values.MIGRATED_TOKEN) or named((item.get("status") or {}).get("credential")):
+            return False
+        with told(kind, meta["name"], meta["namespace"]):
+            await self._cluster.patch(
+                objects.RESOURCES[kind],
+                meta["name"],
+                {"metadata": {"annotations": {values.MIGRATED_TOKEN: None}}},
+                namespace=meta["namespace"],
+            )
+        return True
 
     async def rotate_account(
         self, kind: Kind, namespace: str, name: str, *, token_life: timedelta | None = None, revoke_now: bool = False
@@ -259,6 +274,8 @@ class ClusterBackend:
         former = await self._token(secret, namespace) if secret else ""
         if revoke_now:
             await self._revoke(kind, item)
+        elif await self._ask_for_token(kind, item):
+            former = ""
         elif secret:
             # The way of published releases: the controller makes another one.
             try:
