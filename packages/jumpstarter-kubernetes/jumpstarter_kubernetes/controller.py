@@ -77,7 +77,7 @@ async def _tags() -> list[str]:
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise JumpstarterKubernetesError(
             f"Failed to fetch controller versions from {TAGS_URL}: {error or type(error).__name__}"
-        ) from error
+        ) from None
     return tags
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from jumpstarter.common.exceptions import ConnectionError as CallError
+from jumpstarter_controller.cluster import provisioning
 from jumpstarter_controller.cluster.election import Terms
 from jumpstarter_controller.cluster.member import Member
 from jumpstarter_controller.model.records import Rule
@@ -30,8 +31,10 @@ QUICK = Terms(duration=1.5, deadline=1.0, interval=0.1)
 
 @pytest.fixture(autouse=True)
 def no_other_store(monkeypatch: pytest.MonkeyPatch, tmp_config_path: Path) -> None:
-    """These tests say themselves where labs are kept."""
+    """These tests say themselves where labs are kept; controllers in a cluster don't wait for others."""
     monkeypatch.delenv("TESTBENCH_LAB_STORE", raising=False)
+    monkeypatch.setattr(provisioning, "NEW", 0.05)
+    monkeypatch.setattr(provisioning, "GRACE", 0.2)
 
 
 @pytest.fixture
@@ -145,11 +148,25 @@ def test_a_token_that_came_along_can_be_replaced(
         assert "Token rotated" in done(result)
         # For some minutes the former one is good as well.
         assert exporters_of(logins["alice"], lab, target.name) == ["board"]
+        # Unless that is not wanted.
+        assert "Token rotated" in done(invoke("rotate", "client", "alice", "--revoke-now", "--kubeconfig", kubeconfig))
+
+        def replaced() -> None:
+            with pytest.raises(CallError, match="replaced"):
+                exporters_of(logins["alice"], lab, target.name)
+
+        eventually(replaced, timeout=10)
+
+
+def test_a_disabled_client_is_refused_by_our_controller(target: Namespace, kubeconfig: str, tmp_path: Path) -> None:
+    with in_cluster(target, tmp_path / "replica") as lab:
+        alice = lab.client("alice", namespace=target.name)
+        assert exporters_of(alice, lab, target.name) == []
         assert done(invoke("disable", "client", "alice", "--kubeconfig", kubeconfig))
 
         def refused() -> None:
             with pytest.raises(CallError, match="disabled"):
-                exporters_of(logins["alice"], lab, target.name)
+                exporters_of(alice, lab, target.name)
 
         eventually(refused, timeout=10)
 
