@@ -12,6 +12,7 @@ import grpc
 import pytest
 from anyio import to_thread
 from anyio.from_thread import BlockingPortal
+from jumpstarter_kubernetes.cluster import Cluster
 from jumpstarter_kubernetes.resources import EXPORTERS, LEASES
 from jumpstarter_protocol import client_pb2
 from jumpstarter_testbench.kube.fixtures import Kube
@@ -104,6 +105,17 @@ async def test_a_write_whose_answer_is_lost_is_neither_lost_nor_done_twice(own_k
                         lambda record: not record.lease and record.status is ExporterStatus.AVAILABLE,
                         30,
                     )
-            while not all((item.get("status") or {}).get("ended") for item in (await cluster.list(LEASES)).items):
-                await anyio.sleep(0.1)
-            assert len((await cluster.list(LEASES)).items) <= 3
+            leases = await until_all_ended(cluster)
+            assert len(leases) <= 3
+
+
+async def until_all_ended(cluster: Cluster, patience: float = 20) -> list[dict[str, Any]]:
+    """Return all leases when they have ended."""
+    leases: list[dict[str, Any]] = []
+    with anyio.move_on_after(patience):
+        while True:
+            leases = (await cluster.list(LEASES)).items
+            if all((item.get("status") or {}).get("ended") for item in leases):
+                return leases
+            await anyio.sleep(0.1)
+    raise AssertionError(f"not ended: {[item for item in leases if not (item.get('status') or {}).get('ended')]}")

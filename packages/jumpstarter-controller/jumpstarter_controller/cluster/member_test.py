@@ -134,3 +134,24 @@ async def test_one_of_two_decides_and_the_other_one_takes_over(own_kube: Kube, c
     # It has given the lead away, so nobody waits for the duration to be over.
     async with controller("third", slow) as third:
         await leading(third)
+
+
+async def test_a_lease_that_was_made_and_released_by_hand_is_granted_and_ends(
+    own_kube: Kube, controller: Start
+) -> None:
+    async with own_kube.cluster() as cluster, controller() as lab:
+        await leading(lab)
+        await lab.client("alice")
+        async with scripted_exporter(lab, "board", labels={"board": "rpi"}):
+            spec = {"clientRef": {"name": "alice"}, "duration": "10m", "selector": {"matchLabels": {"board": "rpi"}}}
+            await cluster.create(LEASES, {"metadata": {"name": "by-hand"}, "spec": spec})
+            key = Key(Kind.LEASE, "default", "by-hand")
+            await lab.until(key, lambda record: record.exporter == "board")
+
+            await cluster.patch(LEASES, "by-hand", {"spec": {"release": True}})
+            await lab.until(key, lambda record: record.ended)
+            item = await cluster.get(LEASES, "by-hand")
+            assert item["metadata"]["labels"]["jumpstarter.dev/lease-ended"] == "true"
+            assert item["status"]["conditions"][-1]["reason"] == "Released"
+            board = await cluster.get(EXPORTERS, "board")
+            assert "leaseRef" not in board["status"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import anyio
@@ -26,6 +26,9 @@ _MEND_AFTER = timedelta(seconds=5)
 
 _LONGEST_SLEEP = 60.0
 """Seconds after which the time is looked at again: while a machine sleeps it passes faster than a sleep in it."""
+
+_AT_ONCE = datetime.min.replace(tzinfo=UTC)
+"""Before any time that anything is compared with."""
 
 Fate = tuple[datetime, str, str]
 """When something is to be done about a lease; reason and message of its end, empty when it only has its turn."""
@@ -97,9 +100,9 @@ class Decider:
         """Return what is to come first."""
         now = self._core.now()
         if lease.release:
-            return now, "Released", "its release was asked for"
+            return _AT_ONCE, "Released", "its release was asked for"
         if self._core.loaded and not self._owner_exists(lease):
-            return now, "Released", f"its owner {lease.client} was deleted"
+            return _AT_ONCE, "Released", f"its owner {lease.client} was deleted"
         fates: list[Fate] = []
         end = self._uses.expiry(lease)
         if lease.exporter:
