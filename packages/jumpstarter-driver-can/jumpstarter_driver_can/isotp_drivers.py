@@ -430,17 +430,21 @@ class IsoTpSocket(Driver):
             ValueError: the socket is not open.
             OSError: the interface is down, or a transfer failed.
         """
-        with move_on_after(timeout if timeout is None else max(0.0, timeout)):
-            async with self._turn:
-                while True:
-                    real = self._opened().real_socket()
-                    try:
-                        return IsoTpMessage.construct(real.recv(max(self.params.max_frame_size, kernel.KERNEL_MAX)))
-                    except BlockingIOError:
-                        await anyio.wait_readable(real)
-                    except OSError as error:
-                        raise OSError(error.errno, f"{self._name}: {self._explain(error, 0)}") from error
-        return IsoTpMessage.construct(None)
+        if (data := self._take()) is None:
+            with move_on_after(timeout if timeout is None else max(0.0, timeout)):
+                async with self._turn:
+                    while (data := self._take()) is None:
+                        await anyio.wait_readable(self._opened().real_socket())
+        return IsoTpMessage.construct(data)
+
+    def _take(self) -> bytes | None:
+        """Return a transfer that the socket holds, if there is one."""
+        try:
+            return bytes(self._opened().real_socket().recv(max(self.params.max_frame_size, kernel.KERNEL_MAX)))
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise OSError(error.errno, f"{self._name}: {self._explain(error, 0)}") from error
 
     def _explain(self, error: OSError, size: int) -> str:
         match error.errno:

@@ -66,7 +66,7 @@ class TestSocketCan:
         )
 
     def test_thousands_of_frames_arrive_complete_and_in_order(self, client, node):
-        count = 5000
+        count = 2000
         thread = threading.Thread(target=lambda: [client.send(message(n & 0x7FF)) for n in range(count)])
         thread.start()
         got = ids(node, count)

@@ -225,7 +225,10 @@ class Link:
         payload = self._payloads.popleft()
         was_full = self._held > HELD_BYTES
         self._held -= len(payload)
-        self._frames.extend(decode_frames(payload, self._make, self.channel))
+        try:
+            self._frames.extend(decode_frames(payload, self._make, self.channel))
+        except ValueError as error:
+            self._break(f"the exporter sends something else than CAN frames: {error}")
         if was_full and self._held <= HELD_BYTES:
             self._loop.call_soon_threadsafe(self._room.set)
 
