@@ -86,7 +86,7 @@ class AccountConfig(BaseModel):
         from .document import dump, write_secret
 
         target = cls.path_of(config.alias) if path is None else Path(path)
-        values: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+        values: dict[str, Any] = config.model_dump(mode="json", exclude_none=True, by_alias=True)
         write_secret(target, dump({name: value for name, value in values.items() if value != {}}))
         config.path = target
         return target
