@@ -35,20 +35,29 @@ def tested_against(readme: str) -> str:
 
 def _section(package: str, drivers: list[dict[str, Any]]) -> str:
     readme = (ROOT / "packages" / package / "README.md").read_text()
-    rows = "\n".join(_row(driver) for driver in drivers)
+    modules = sorted({driver["type"].rpartition(".")[0] for driver in drivers})
+    rows = "\n".join(_row(driver, len(modules) > 1) for driver in drivers)
     return (
-        f"## [{package.removeprefix('jumpstarter-driver-')}]({package}.md)\n\n"
+        f"## [{short_name(package)}]({package}.md)\n\n"
+        f"Types are in {_cell(f'`{module}`' for module in modules)}.\n\n"
         f"| Driver | Config keys | Methods | Commands |\n|---|---|---|---|\n{rows}\n\n"
         f"**Tested against:** {tested_against(readme)}\n"
     )
 
 
-def _row(driver: dict[str, Any]) -> str:
+def short_name(package: str) -> str:
+    """Return what a driver package is called among the others."""
+    return package.removeprefix("jumpstarter-driver-")
+
+
+def _row(driver: dict[str, Any], several: bool) -> str:
     keys = (f"**`{item['name']}`**" if item["required"] else f"`{item['name']}`" for item in driver["settings"])
-    methods = (f"`{item['name']}`" for item in driver["methods"])
+    # What begins with an underscore is there for older peers.
+    methods = (f"`{item['name']}`" for item in driver["methods"] if not item["name"].startswith("_"))
     commands = (f"`{item['name']}`" for item in driver["commands"])
-    first = f"**{driver['name']}**<br>`{driver['type']}`"
-    return f"| {first} | {_cell(keys)} | {_cell(methods)} | {_cell(commands)} |"
+    module, _, name = driver["type"].rpartition(".")
+    shown = f"{module.split('.')[-2]}.{name}" if several else driver["name"]
+    return f"| **{shown}** | {_cell(keys)} | {_cell(methods)} | {_cell(commands)} |"
 
 
 def _cell(words: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from driver_table import tables
+from driver_table import short_name, tables
 from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
@@ -43,8 +43,9 @@ def write_pages(app: Sphinx) -> None:
         members[group].append(name)
         pages[name] = page(readme.read_text())
     for group, names in members.items():
-        entries = "\n".join(names)
-        pages[group] = f"# {TITLES[group]}\n\n```{{toctree}}\n:maxdepth: 1\n\n{entries}\n```\n"
+        entries = "\n".join(f"{short_name(name)} <{name}>" if group == "drivers" else name for name in names)
+        hidden = ":hidden:\n" if group == "drivers" else ""
+        pages[group] = f"# {TITLES[group]}\n\n```{{toctree}}\n:maxdepth: 1\n{hidden}\n{entries}\n```\n"
     pages["drivers"] += DRIVERS_TEXT + tables()
     for path in target.glob("*.md"):
         if path.stem not in pages:
