@@ -21,9 +21,11 @@ COMMANDS = {
     "export": LazyCommand("jumpstarter_cli_admin.transfer.commands:export", "Write a whole lab into a file."),
     "get": LazyCommand("jumpstarter_cli_admin.get:get", "List accounts, policies, leases and routers."),
     "import": LazyCommand("jumpstarter_cli_admin.import_res:import_res", "Write configs, or take over a whole lab."),
+    "install": LazyCommand("jumpstarter_cli_admin.install:install", "Put a lab into a Kubernetes cluster."),
     "label": LazyCommand("jumpstarter_cli_admin.change:label", "Set and remove labels of accounts."),
     "rotate": LazyCommand("jumpstarter_cli_admin.rotate:rotate", "Replace the tokens of accounts."),
     "status": LazyCommand("jumpstarter_cli_admin.status:status", "Show which lab this is, and who you are there."),
+    "uninstall": LazyCommand("jumpstarter_cli_admin.install:uninstall", "Take a lab out of a Kubernetes cluster."),
     "update": LazyCommand("jumpstarter_cli_admin.update:update", "Change access policies and user names."),
     "version": LazyCommand("jumpstarter_cli_common.version:version", "Show the version."),
 }
