@@ -50,6 +50,23 @@ class UnmetError(ConnectionError):
     """A router was lost before the other end had come to a stream, which may come when the router is back."""
 
 
+def _failure(code: grpc.StatusCode, details: str, *, answered: bool) -> type[ConnectionError] | None:
+    """Return the error that a status stands for, or None for one that is none.
+
+    Args:
+        code: of the call.
+        details: of the call.
+        answered: whether anything had come from the other end.
+    """
+    # What gRPC says instead of the status when it was about to send something as the call ended.
+    ended_somehow = code is grpc.StatusCode.INTERNAL and details == "Internal error from Core"
+    if code in _ORDINARY_ENDS or (ended_somehow and answered):
+        return None
+    if not answered and (ended_somehow or code is grpc.StatusCode.UNAVAILABLE):
+        return UnmetError
+    return ConnectionError
+
+
 @dataclass(eq=False)
 class _Shared:
     channel: grpc.aio.Channel
@@ -112,10 +129,11 @@ class RouterChannels:
                     for key, value in await context.trailing_metadata() or ():
                         if key == END_KEY:
                             told(str(value))
-                if context.done() and (code := await context.code()) not in _ORDINARY_ENDS:
-                    details = await context.details() or "no details"
-                    unmet = code is grpc.StatusCode.UNAVAILABLE and not bridged.answered
-                    kind = UnmetError if unmet else ConnectionError
+                if context.done():
+                    code, details = await context.code(), await context.details() or "no details"
+                    kind = _failure(code, details, answered=bridged.answered)
+                    if kind is None:
+                        return
                     error = kind(f"the router at {endpoint} ended a stream: {code.name}: {details}")
                     error.status, error.details = code.name, details
                     error.reason, error.metadata = error_info(await context.trailing_metadata())
