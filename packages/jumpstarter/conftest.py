@@ -191,6 +191,8 @@ class Board:
     enabled: bool = True
     lease: str | None = None
     listener: Any = None
+    status: int = 0
+    """A status that is told; 0 for what follows from the rest."""
     changed: Event = field(default_factory=Event)
 
     def notify(self) -> None:
@@ -369,7 +371,7 @@ class MockController(jumpstarter_pb2_grpc.ControllerServiceServicer, client_pb2_
             labels=board.labels,
             online=board.online,
             enabled=board.enabled,
-            status=4 if board.lease else 2,
+            status=board.status or (4 if board.lease else 2),
         )
 
     async def GetExporter(self, request: Any, context: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.experimental
+from anyio import sleep
 from google.protobuf import empty_pb2
 
 from jumpstarter.common.cancellation import answer
@@ -36,6 +37,9 @@ BLOCKING_OPTIONS = (
     # Streaming calls are read by the thread that consumes them: no hop between threads for every item.
     (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
 )
+
+PATIENCE_INTERVAL = 1.0
+"""Seconds between two attempts to reach an exporter that is busy with the hook before the lease."""
 
 REPORT_TIMEOUT = 60.0
 """Seconds that an exporter may take to describe its drivers."""
@@ -126,10 +130,16 @@ async def client_from_path(
             [channel], blocking_channel=blocking, direct_path=direct, stream_metadata=stream_metadata
         )
         try:
-            try:
-                client = await _client_from_stub(stub, portal, stack, allow, unsafe, local)
-            except grpc.aio.AioRpcError as error:
-                raise _translate(error, address) from error
+            while True:
+                try:
+                    client = await _client_from_stub(stub, portal, stack, allow, unsafe, local)
+                    break
+                except grpc.aio.AioRpcError as error:
+                    unreachable = _translate(error, address)
+                    hopes = local_paths.patience.get(address)
+                    if not isinstance(unreachable, ExporterUnreachableError) or hopes is None or not await hopes():
+                        raise unreachable from error
+                await sleep(PATIENCE_INTERVAL)
             yield client
         finally:
             stub.close()

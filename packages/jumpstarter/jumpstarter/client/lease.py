@@ -23,11 +23,13 @@ from jumpstarter_protocol.jumpstarter.v1 import jumpstarter_pb2, jumpstarter_pb2
 
 from jumpstarter.common.cancellation import answer
 from jumpstarter.common.condition import condition_false, condition_message, condition_present_and_equal, condition_true
+from jumpstarter.common.enums import ExporterStatus
 from jumpstarter.common.exceptions import ConnectionError, ExporterOfflineError, ExporterUnreachableError
 from jumpstarter.common.grpc import translate_grpc_exceptions
 from jumpstarter.common.router import RouterChannels
 from jumpstarter.common.tls import TLSConfigV1Alpha1
 
+from . import local_paths
 from .direct_lease import DirectLease
 from .direct_path import serve_path
 from .exceptions import LeaseError, LeaseTimeoutError
@@ -470,7 +472,22 @@ class Lease:
     async def serve_unix_async(self) -> AsyncGenerator[Path, None]:
         """Listen on a temporary Unix socket whose connections lead to the exporter; yields its path."""
         async with serve_path(self.handle_async) as path:
-            yield path
+            local_paths.patience[str(path)] = self._hook_runs
+            try:
+                yield path
+            finally:
+                del local_paths.patience[str(path)]
+
+    async def _hook_runs(self) -> bool:
+        """Tell whether the exporter runs its hook before the lease; those of 0.9 let nobody come meanwhile."""
+        if self.lease_ended or self.lease_transferred:
+            return False
+        try:
+            exporter = await self.svc.GetExporter(name=self.exporter_name)
+        except ConnectionError as error:
+            logger.debug("it is not known what exporter %s does: %s", self.exporter_name, error)
+            return False
+        return exporter.status is ExporterStatus.BEFORE_LEASE_HOOK
 
     @contextmanager
     def serve_unix(self) -> Generator[Path, None, None]:

@@ -15,9 +15,11 @@ import pytest
 from anyio import create_task_group, fail_after
 from anyio.from_thread import BlockingPortal
 
+from jumpstarter.client import client as client_module
 from jumpstarter.client.exceptions import LeaseError
 from jumpstarter.client.lease import DirectLease, Lease, new_lease_name
 from jumpstarter.client.lease_watch import Clock, _next_look, deadline_of
+from jumpstarter.common.enums import ExporterStatus
 from jumpstarter.common.exceptions import ConnectionError, ExporterUnreachableError
 from jumpstarter.config.serving import controller_channel
 from jumpstarter.driver import Driver, export
@@ -345,6 +347,24 @@ async def test_exporter_that_cannot_be_reached_says_why(lab: Any, refusal: Any, 
                     pytest.fail("connected")
             transferred = lease.lease_transferred
     assert transferred == ("another client" in text)
+
+
+async def test_exporter_that_lets_nobody_come_while_its_hook_runs_is_waited_for(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "PATIENCE_INTERVAL", 0.01)
+    lab.controller.add("rpi-1", board="rpi")
+    lab.controller.boards["rpi-1"].status = ExporterStatus.BEFORE_LEASE_HOOK.to_proto()
+    lab.faults.refuse["Dial"] = [(grpc.StatusCode.FAILED_PRECONDITION, "not now")] * 2
+    with ExitStack() as stack, fail_after(BOUND):
+        async with (
+            lab.exporter("rpi-1", Echo()),
+            lease_of(lab) as lease,
+            lease,
+            lease.connect_async(stack) as client,
+        ):
+            assert await client.call_async("echo", "hello") == "hello"
+    assert lab.faults.refuse["Dial"] == []
 
 
 async def test_dialling_is_given_up_in_time_with_the_last_reason(lab: Any) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from anyio.abc import AnyByteStream
 
-__all__ = ["LocalPath", "find", "paths"]
+__all__ = ["LocalPath", "find", "paths", "patience"]
 
 
 class LocalPath(Protocol):
@@ -33,6 +35,10 @@ class LocalPath(Protocol):
 
 paths: dict[str, LocalPath] = {}
 """By the path of the socket."""
+
+
+patience: dict[str, Callable[[], Awaitable[bool]]] = {}
+"""By the path of a socket: what tells whether it makes sense to wait for an exporter that doesn't answer there."""
 
 
 def find(path: str) -> LocalPath | None:
