@@ -280,3 +280,34 @@ def test_of_several_namespaces_one_is_chosen(target: Namespace, kubeconfig: str,
     done(invoke(*command, "other"))
     assert target.names(CLIENTS) == ["in-other"]
     done(invoke("import", "lab", str(file), "--data", str(tmp_path / "copy")))
+
+
+def test_an_import_that_was_ended_half_way_is_done_again(
+    source: tuple[Path, dict[str, Login]], target: Namespace, kubeconfig: str, tmp_path: Path
+) -> None:
+    folder, logins = source
+    file = tmp_path / "lab.json"
+    done(invoke("export", "lab", str(file), "--data", str(folder)))
+    done(invoke("import", "lab", str(file), "--kubeconfig", kubeconfig))
+    # What has not been written yet when it ends: the last ones, and the status of an exporter.
+    target.ask("delete", POLICIES, "boards")
+    target.ask("delete", EXPORTERS, "board")
+    shown = done(invoke("import", "lab", str(file), "--kubeconfig", kubeconfig))
+    assert "Imported 2 accounts and policies" in shown
+    assert "2 were there already" in shown
+    with in_cluster(target, tmp_path / "replica") as lab:
+        assert exporters_of(logins["alice"], lab, target.name) == ["board"]
+
+
+def test_a_cluster_that_takes_no_writes_is_told_before_anything_is_written(
+    source: tuple[Path, dict[str, Login]], own_kube: Kube, tmp_path: Path
+) -> None:
+    folder, _ = source
+    file = tmp_path / "lab.json"
+    done(invoke("export", "lab", str(file), "--data", str(folder)))
+    config = str(own_kube.kubeconfig(tmp_path / "full"))
+    own_kube.server.faults.refuse_writes = 500
+    assert "database space exceeded" in failed(invoke("import", "lab", str(file), "--kubeconfig", config))
+    own_kube.server.faults.refuse_writes = 0
+    assert Namespace(own_kube, "default").names(SECRETS) == []
+    done(invoke("import", "lab", str(file), "--kubeconfig", config))
