@@ -36,7 +36,7 @@ def tested_against(readme: str) -> str:
 def _section(package: str, drivers: list[dict[str, Any]]) -> str:
     readme = (ROOT / "packages" / package / "README.md").read_text()
     modules = sorted({driver["type"].rpartition(".")[0] for driver in drivers})
-    rows = "\n".join(_row(driver, len(modules) > 1) for driver in drivers)
+    rows = "\n".join(map(_row, drivers))
     return (
         f"## [{short_name(package)}]({package}.md)\n\n"
         f"Types are in {_cell(f'`{module}`' for module in modules)}.\n\n"
@@ -50,14 +50,12 @@ def short_name(package: str) -> str:
     return package.removeprefix("jumpstarter-driver-")
 
 
-def _row(driver: dict[str, Any], several: bool) -> str:
+def _row(driver: dict[str, Any]) -> str:
     keys = (f"**`{item['name']}`**" if item["required"] else f"`{item['name']}`" for item in driver["settings"])
     # What begins with an underscore is there for older peers.
     methods = (f"`{item['name']}`" for item in driver["methods"] if not item["name"].startswith("_"))
     commands = (f"`{item['name']}`" for item in driver["commands"])
-    module, _, name = driver["type"].rpartition(".")
-    shown = f"{module.split('.')[-2]}.{name}" if several else driver["name"]
-    return f"| **{shown}** | {_cell(keys)} | {_cell(methods)} | {_cell(commands)} |"
+    return f"| **{driver['name']}** | {_cell(keys)} | {_cell(methods)} | {_cell(commands)} |"
 
 
 def _cell(words: Iterable[str]) -> str:
