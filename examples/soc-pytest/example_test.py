@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.device, pytest.mark.timeout(300)]
 def material(guest_material: guest.Material) -> None:
     """What the board boots, made as the page of the example says."""
     need("qemu-x86_64", "qemu-img")
-    spec = importlib.util.spec_from_file_location("soc_pytest_board", HERE / "board.py")
+    spec = importlib.util.spec_from_file_location("soc_pytest_board", HERE / "panel_board.py")
     assert spec is not None
     assert spec.loader is not None
     board = importlib.util.module_from_spec(spec)

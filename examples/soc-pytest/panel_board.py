@@ -40,5 +40,5 @@ if __name__ == "__main__":
     try:
         make()
     except GuestError as error:
-        sys.exit(f"board.py: {error}")
+        sys.exit(f"panel_board.py: {error}")
     print(f"made {MATERIAL.relative_to(ROOT)}")
