@@ -111,7 +111,7 @@ class Mirror:
         Raises:
             ClusterError: at the start, when the cluster can't be read.
         """
-        started = False
+        started = told = False
         pause = PAUSE
         version = ""
         while True:
@@ -122,7 +122,7 @@ class Mirror:
                         started = True
                         task_status.started()
                 async with self._watch(version) as events:
-                    self.connected, pause = True, PAUSE
+                    self.connected, told, pause = True, False, PAUSE
                     async for event in events:
                         version = event.object["metadata"]["resourceVersion"]
                         self._take(event)
@@ -133,8 +133,9 @@ class Mirror:
             except ClusterError as error:
                 if not started:
                     raise
-                if self.connected:
+                if not told:
                     logger.warning("%s can't be followed for now: %s", self.place.kind, error)
+                    told = True
             self.connected = False
             await anyio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)

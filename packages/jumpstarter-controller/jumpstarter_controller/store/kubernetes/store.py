@@ -105,10 +105,10 @@ class KubernetesStore:
             for mirror in self._mirrors.values():
                 await self._tasks.start(mirror.run)
         except BaseException as error:
-            await self._stack.__aexit__(type(error), error, error.__traceback__)
-            cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
-            if isinstance(cause, ClusterError):
-                raise translated(cause) from cause
+            # Not told of the error, which a task group would wrap.
+            await self._stack.aclose()
+            if isinstance(error, ClusterError):
+                raise translated(error) from error
             raise
         return self
 
