@@ -12,10 +12,21 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
-from jumpstarter_testbench.usb_gadgets import Gadget, Interface, Protocol, Request, Stall, modprobe, wait_until
+from jumpstarter_testbench.usb_gadgets import (
+    TIMEOUT,
+    Gadget,
+    Interface,
+    Protocol,
+    Request,
+    Stall,
+    UsbGadgetError,
+    modprobe,
+    wait_until,
+)
 
 VENDOR, PRODUCT = 0x10C4, 0xEA90
 LINES = 8
@@ -46,6 +57,7 @@ class Cp2112:
         function = Protocol(self._control, interfaces=[interface])
         self._gadget = Gadget(vendor=VENDOR, product=PRODUCT, serial=serial, functions=[function])
         self._lock = threading.RLock()
+        self._looked = threading.Event()
         self._smbus = struct.pack(">BIBBHHBH", _Report.SMBUS_CONFIG, 100_000, 2, 0, 0, 0, 0, 0)
         self._outside: dict[int, bool] = {}
         self._outputs = 0
@@ -88,6 +100,16 @@ class Cp2112:
         with self._lock:
             return bool(self._latch >> line & 1) if self._outputs >> line & 1 else None
 
+    def rest(self) -> None:
+        """Return right after the kernel has looked at the lines, which is a good moment to release one with events.
+
+        The kernel's driver waits for its look at the lines with a lock held when that happens in the middle of it.
+        """
+        self._looked.clear()
+        if not self._looked.wait(TIMEOUT):
+            raise UsbGadgetError("the kernel does not look at the lines of the CP2112: nobody has asked it for events")
+        time.sleep(0.005)
+
     def _wait(self) -> None:
         wait_until(lambda: bool(self._chips()), "GPIO chip of the CP2112")
 
@@ -116,6 +138,7 @@ class Cp2112:
             case _Report.GPIO_CONFIG:
                 return bytes((number, self._outputs, self._push_pull, 0, 0))
             case _Report.GPIO_GET:
+                self._looked.set()
                 return bytes((number, sum(self._pin(line) << line for line in range(LINES))))
         raise Stall
 

@@ -57,6 +57,8 @@ class InputWaits:
             TimeoutError: it isn't within `timeout` seconds.
             GpioError: the line can't be read any more.
         """
+        if await to_thread.run_sync(self._read) is active:
+            return
         what = "active" if active else "inactive"
         with self._bounded(timeout, f"did not become {what}"):
             await self._wait("rising" if active else "falling", active)
