@@ -9,11 +9,11 @@ import click
 from jumpstarter_driver_composite.client import CompositeClient
 from jumpstarter_driver_opendal.client import FlasherClient
 
-__all__ = ["PiPicoFlasherClient"]
+__all__ = ["PiPicoClient"]
 
 
 @dataclass(kw_only=True)
-class PiPicoFlasherClient(FlasherClient, CompositeClient):
+class PiPicoClient(FlasherClient, CompositeClient):
     """Flashes UF2 images; `flash` returns when the board has restarted. The children are its attributes."""
 
     def bootloader_info(self) -> dict[str, str]:

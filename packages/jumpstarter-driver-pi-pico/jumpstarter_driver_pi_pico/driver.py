@@ -111,7 +111,7 @@ class PiPicoFlasher(FlasherInterface, Driver):
     @classmethod
     def client(cls) -> str:
         """Return the dotted path of the client class."""
-        return "jumpstarter_driver_pi_pico.client.PiPicoFlasherClient"
+        return "jumpstarter_driver_pi_pico.client.PiPicoClient"
 
     @export
     async def flash(self, source: Any, target: str | None = None) -> None:

@@ -23,7 +23,7 @@ from jumpstarter_driver_pyserial.driver import PySerial
 from jumpstarter_testbench import readme
 from jumpstarter_testbench.board_drives import LoopPlug, Uf2Board, uf2
 
-from jumpstarter_driver_pi_pico.client import PiPicoFlasherClient
+from jumpstarter_driver_pi_pico.client import PiPicoClient
 from jumpstarter_driver_pi_pico.driver import PiPicoFlasher
 
 FIRMWARE = os.urandom(200_000)
@@ -52,7 +52,7 @@ def image(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def flasher(**config: Any) -> Iterator[PiPicoFlasherClient]:
+def flasher(**config: Any) -> Iterator[PiPicoClient]:
     with serve(PiPicoFlasher(volume_name=NAME, **config)) as client:
         yield client
 
