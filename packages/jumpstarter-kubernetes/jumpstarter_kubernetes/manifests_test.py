@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -15,6 +16,8 @@ from .manifests import CONTROLLERS, KINDS, Values, controller_config, crds, rend
 
 NEWEST, OLDEST = "1.37", "1.27"
 """Of Kubernetes; the schemas of releases before that are not shipped any more."""
+
+EXAMPLES = Path(__file__).parents[3] / "deploy" / "kubernetes"
 
 WAYS_IN = {"ingress": "Ingress", "route": "Route", "gateway": "TLSRoute"}
 FOREIGN = {"Route", "TLSRoute", "ServiceMonitor"}
@@ -182,6 +185,17 @@ def test_values_can_not_become_other_parts_of_an_object() -> None:
 def test_what_can_not_be_is_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(told)):
         values(**changes)
+
+
+@pytest.mark.parametrize("names", [["ingress"], ["openshift"], ["gateway"], ["ingress", "large"]], ids=" ".join)
+def test_the_examples_are_values_that_work(names: list[str]) -> None:
+    config = pytest.importorskip("jumpstarter_controller.config_file")
+    merged: dict[str, Any] = {}
+    for name in names:
+        merged |= yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
+    given = Values.model_validate(merged)
+    assert len(render(given)) > 20
+    config.ControllerConfig.model_validate(controller_config(given))
 
 
 def test_kinds_fit_the_schema_of_definitions() -> None:

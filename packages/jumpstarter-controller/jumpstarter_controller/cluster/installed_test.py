@@ -368,3 +368,32 @@ async def test_who_may_read_all_but_secrets_learns_none(
                 for needle in needles:
                     assert needle not in text
                     assert base64.b64encode(needle) not in text
+
+
+async def test_a_lease_costs_few_writes(
+    own_kube: Kube, installed: Cluster, values: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rights, writes = own_kube.server.rights, list[Right]()
+    check = rights.check
+
+    def noted(user: Any, asked: Any) -> None:
+        check(user, asked)
+        if asked.verb in ("create", "update", "patch", "delete") and asked.group == "jumpstarter.dev":
+            writes.append((asked.group, asked.resource, asked.verb))
+
+    monkeypatch.setattr(rights, "check", noted)
+    with anyio.fail_after(PATIENCE):
+        async with controller(own_kube, installed, values, tmp_path) as lab:
+            alice = await lab.client("alice")
+            async with scripted_exporter(lab), alice.stubs() as stubs:
+                writes.clear()
+                name = await lease_of(stubs)
+                key = Key(Kind.LEASE, "default", name)
+                await lab.until(key, lambda record: record.exporter)
+                await delete(stubs, name)
+                await lab.until(key, lambda record: record.ended)
+    of_leases = [(resource, verb) for _, resource, verb in writes if resource.startswith("leases")]
+    # Asked for, granted, ended, marked as ended; docs/kubernetes.md counts with this.
+    assert of_leases == [("leases", "create"), *[("leases/status", "patch")] * 2, ("leases", "patch")]
+    # Taken and given back, and what the exporter itself reports meanwhile.
+    assert len(writes) - len(of_leases) <= 4
