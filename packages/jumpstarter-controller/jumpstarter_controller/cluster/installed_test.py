@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
+import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -13,8 +16,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 import anyio
 import pytest
+import yaml
 from anyio import to_thread
 from anyio.from_thread import BlockingPortal
 from jumpstarter.config.router import RouterConfigV1Alpha1
@@ -56,10 +61,12 @@ EVERYTHING = datetime(2999, 1, 1, tzinfo=UTC)
 @pytest.fixture
 def values() -> Values:
     """An installation in the namespace in which tests have their accounts."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     return Values(
-        namespace="default", endpoint="lab.example.com:8082", router_endpoint=f"localhost:{port}", routers=1, image="x"
+        namespace="default",
+        endpoint="lab.example.com:8082",
+        router_endpoint=f"localhost:{free_port()}",
+        routers=1,
+        image="x",
     )
 
 
@@ -397,3 +404,72 @@ async def test_a_lease_costs_few_writes(
     assert of_leases == [("leases", "create"), *[("leases/status", "patch")] * 2, ("leases", "patch")]
     # Taken and given back, and what the exporter itself reports meanwhile.
     assert len(writes) - len(of_leases) <= 4
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def arguments(values: Values, deployment: str) -> list[str]:
+    (item,) = (
+        each for each in render(values) if (each["kind"], each["metadata"]["name"]) == ("Deployment", deployment)
+    )
+    found: list[str] = item["spec"]["template"]["spec"]["containers"][0]["args"]
+    return found
+
+
+async def test_the_programs_run_as_the_pods_run_them(
+    own_kube: Kube, installed: Cluster, values: Values, tmp_path: Path
+) -> None:
+    grpc_port, web_port, peer_port = free_port(), free_port(), free_port()
+    config = controller_config(values)
+    # One machine instead of pods; everything else is as it is there.
+    config |= {"listen": f"127.0.0.1:{grpc_port}", "metrics": {"listen": ""}, "names": ["localhost", *config["names"]]}
+    config["web"]["listen"] = f"127.0.0.1:{web_port}"
+    config["kubernetes"]["peerListen"] = f"127.0.0.1:{peer_port}"
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(config))
+    kubeconfig = own_kube.kubeconfig(tmp_path / "kubeconfig", token=await installed.request_token(ACCOUNT))
+    # Homes of pods can't be written.
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "HOME": "/nonexistent"}
+
+    def command(deployment: str) -> list[str]:
+        given = [text.replace("/etc/jumpstarter", str(tmp_path)) for text in arguments(values, deployment)]
+        return [sys.executable, "-c", "from jumpstarter_cli.jmp import jmp; jmp()", *given]
+
+    async def ready() -> bool:
+        with suppress(aiohttp.ClientError):
+            async with http.get(f"https://127.0.0.1:{web_port}/readyz", ssl=False) as answer:
+                return answer.status == 200
+        return False
+
+    async def listens() -> bool:
+        with suppress(OSError):
+            async with await anyio.connect_tcp("localhost", int(values.router_endpoint.rpartition(":")[2])):
+                return True
+        return False
+
+    def ends(process: Any) -> None:
+        if process.returncode is None:
+            process.kill()
+
+    async with aiohttp.ClientSession() as http, AsyncExitStack() as stack:
+        with anyio.fail_after(PATIENCE):
+            controllers = await anyio.open_process(command("jumpstarter-controller"), env=environment)
+            stack.push_async_callback(controllers.aclose)
+            stack.callback(ends, controllers)
+            await eventually(ready)
+            (tmp_path / "token").write_text(await kept(installed, "jumpstarter-router-0"))
+            trusted = await installed.get(CONFIG_MAPS, "jumpstarter-service-ca-cert")
+            (tmp_path / "ca.crt").write_text(trusted["data"]["ca.crt"])
+            document = yaml.safe_dump(router_config(values, 0)).replace("/etc/jumpstarter", str(tmp_path))
+            document = document.replace("jumpstarter-controllers.default.svc:8082", f"localhost:{grpc_port}")
+            port = values.router_endpoint.rpartition(":")[2]
+            (tmp_path / "router.yaml").write_text(document.replace("0.0.0.0:8083", f"127.0.0.1:{port}"))
+            relay = await anyio.open_process(command("jumpstarter-router-0"), env=environment)
+            stack.push_async_callback(relay.aclose)
+            stack.callback(ends, relay)
+            await eventually(listens)
+            for process in (relay, controllers):
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == 0
