@@ -18,7 +18,7 @@ from jumpstarter_driver_composite.driver import Composite
 
 from .driver import MockFlasher, MockStorageMuxFlasher, Opendal
 
-RUNS = 100
+RUNS = 25
 AT_A_TIME = 8
 
 PREAMBLE = """
