@@ -1,7 +1,7 @@
 """Programs that use storage end with status 0, however soon after their last operation they end.
 
 The opendal library's async operations leave threads behind that crash a process at its end in a good part of the runs;
-every path that uses the library is run a hundred times here.
+every path that uses the library is run many times here.
 """
 
 from __future__ import annotations
