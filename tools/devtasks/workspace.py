@@ -31,6 +31,7 @@ DEV_TOOLS = [
     "furo",
     "hypothesis",
     "import-linter",
+    "kubernetes-validate",
     "mypy",
     "myst-parser",
     "openapi-spec-validator",
