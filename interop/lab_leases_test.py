@@ -13,7 +13,7 @@ import pytest
 import yaml
 from jumpstarter_protocol import admin_pb2, client_pb2
 from lab import Client, Lab
-from mixes import HOLD, PAIRS, Mix, Mixes, in_every_mix, in_mixes, open_mixes, power
+from mixes import HOLD, PAIRS, Mix, Mixes, in_both_mixes, in_every_mix, in_mixes, open_mixes, power
 from processes import TIMEOUT, Process, until
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(TIMEOUT)]
@@ -43,7 +43,7 @@ def leases(client: Client, release: Path, *more: str) -> list[dict[str, Any]]:
     return json.loads(client.do(release, "get", "leases", *more, "-o", "json"))["leases"]
 
 
-@in_every_mix
+@in_both_mixes
 def test_a_named_lease_is_made_shown_used_extended_and_deleted(mix: Mix) -> None:
     alice, release = mix.client(), mix.release
     wanted = (
@@ -76,7 +76,7 @@ def test_a_named_lease_is_made_shown_used_extended_and_deleted(mix: Mix) -> None
     assert name not in gone
 
 
-@in_every_mix
+@in_both_mixes
 def test_an_exporter_is_leased_by_its_name(mix: Mix) -> None:
     # L03, L04
     alice = mix.client()
@@ -106,7 +106,7 @@ def test_who_waits_gets_the_exporter_when_it_is_free(mix: Mix) -> None:
     assert first.process.returncode == 0, first
 
 
-@in_every_mix
+@in_both_mixes
 def test_T17_a_lease_handed_over_is_lost_for_its_first_owner(mix: Mix) -> None:
     alice, bob = mix.client(), mix.client("bob")
     name = named(alice, mix.release, *mix.select)
@@ -138,7 +138,7 @@ def test_X06_an_open_shell_can_do_nothing_more_when_its_lease_is_handed_over(mix
     bob.do(mix.other, "delete", "leases", name)
 
 
-@in_every_mix
+@in_both_mixes
 def test_H05_a_shell_outlives_its_lease_and_its_commands_fail(mix: Mix) -> None:
     script = f"echo held; {mix.release / 'j'} power on && sleep 7; {mix.release / 'j'} power on; echo status=$?"
     short = ("-l", f"name={mix.exporter.name}", "--duration", "5s")
@@ -150,7 +150,7 @@ def test_H05_a_shell_outlives_its_lease_and_its_commands_fail(mix: Mix) -> None:
     assert "Traceback" not in ended.text, ended
 
 
-@in_every_mix
+@in_both_mixes
 def test_A02_a_client_is_told_everything_by_its_environment(mix: Mix) -> None:
     alice = mix.client()
     config = yaml.safe_load(alice.config.read_text())
@@ -235,10 +235,15 @@ def test_what_is_listed_of_leases(mix: Mix) -> None:
 @in_mixes("ours-to-ours", "published-to-published")
 def test_T02_a_lease_can_begin_later(mix: Mix) -> None:
     alice, release = mix.client(), mix.release
-    begin = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 6))
-
-    name = named(alice, release, *mix.select, "--begin-time", begin)
-    before = alice.lease(release, name)
+    for wait in (8, 40, 120):
+        begin = time.time() + wait
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begin))
+        name = named(alice, release, *mix.select, "--begin-time", when)
+        before = alice.lease(release, name)
+        if time.time() < begin - 1:
+            break
+        # It has begun before a busy machine was through with looking.
+        alice.do(release, "delete", "leases", name)
     used = alice.run(release, "shell", "--lease", name, *mix.power)
     alice.do(release, "delete", "leases", name)
 

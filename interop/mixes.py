@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -114,6 +115,11 @@ def in_mixes(*pairs: str) -> Callable[[Body], Callable[..., None]]:
 
 
 in_every_mix = in_mixes(*PAIRS)
+
+in_both_mixes = in_mixes(
+    *(PAIRS if os.environ.get("JMP_INTEROP_ALL") == "1" else ("ours-to-published", "published-to-ours"))
+)
+"""For what one end does alone: each release at each end, and all pairs with `JMP_INTEROP_ALL=1`."""
 
 
 def open_mixes(
