@@ -103,3 +103,24 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[[], 
             }
 
         yield export
+
+
+@pytest.fixture(scope="session")
+def pdus(tmp_path_factory: pytest.TempPathFactory) -> Generator[int, None, None]:
+    """The port of an SNMP agent with power distribution units."""
+    import socket
+
+    from jumpstarter_driver_snmp.conftest import agent_command, agent_environment, answers
+    from jumpstarter_testbench.process import running_on_free_port
+    from jumpstarter_testbench.requirements import need
+
+    need("snmpd")
+    folder = tmp_path_factory.mktemp("pdus")
+    with running_on_free_port(
+        lambda port: agent_command(folder, port),
+        log=folder / "log",
+        ready=answers,
+        kind=socket.SOCK_DGRAM,
+        env=agent_environment(folder),
+    ) as port:
+        yield port
