@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from jumpstarter_testbench.requirements import need, program, unavailable
-from jumpstarter_testbench.usb_gadgets import Gadget, MassStorage
+from jumpstarter_testbench.usb_gadgets import Gadget, MassStorage, modprobe, wait_until
 
 POLL = 0.02
 QUIET = 300_000_000
@@ -171,10 +171,17 @@ class GadgetPlug:
         if self._storage is not None:
             self._storage.insert(image)
             return
+        modprobe("usb_storage")
+        # The kernel waits a second before it looks at a disk, for the sake of old ones.
+        Path("/sys/module/usb_storage/parameters/delay_use").write_text("0")
         self._storage = MassStorage(image)
         self.gadget = Gadget(functions=[self._storage], **self._ids)  # type: ignore[arg-type]
         self.gadget.__enter__()
         self.gadget.block_device()
+
+    def wait_until_unplugged(self) -> None:
+        """Return when the board has been unplugged."""
+        wait_until(lambda: self.gadget is None, "end of the board")
 
     def disconnect(self) -> None:
         """Pull it out, or take the medium out."""
@@ -186,8 +193,8 @@ class GadgetPlug:
     def close(self) -> None:
         """Unplug the board."""
         if self.gadget is not None:
-            gadget, self.gadget, self._storage = self.gadget, None, None
-            gadget.close()
+            self.gadget.close()
+            self.gadget = self._storage = None
 
 
 @dataclass(kw_only=True)
@@ -334,8 +341,7 @@ class StlinkBoard(DriveBoard):
 
     def look(self, image: Path) -> bool:
         """Program a new file when the drive has been quiet for a moment."""
-        written = sum(len(sector) for sector in _sectors(image)) if self.unplug_after is not None else 0
-        if self.unplug_after is not None and written >= self.unplug_after:
+        if self.unplug_after is not None and image.stat().st_blocks * SECTOR >= self.unplug_after:
             return True
         written_at = image.stat().st_mtime_ns
         if written_at < self._shown_at or time.time_ns() - written_at < QUIET:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from jumpstarter.client.core import DriverError
 from jumpstarter.common.utils import serve
+from jumpstarter_driver_opendal import volumes
 from jumpstarter_driver_pyserial.driver import PySerial
 from jumpstarter_testbench.board_drives import GadgetPlug, Uf2Board, uf2
 from jumpstarter_testbench.usb_gadgets import Gadget, SerialPort, modprobe
@@ -110,15 +111,24 @@ def test_running_board_is_sent_to_its_boot_loader_flashed_and_runs_again(pico: P
     assert mounts() == []
 
 
-def test_board_that_is_unplugged_while_it_is_written_is_an_error_and_can_be_flashed_again(tmp_path: Path) -> None:
+def test_board_that_is_unplugged_while_it_is_written_is_an_error_and_can_be_flashed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = tmp_path / "large.uf2"
-    image.write_bytes(uf2(os.urandom(3_000_000)))
+    image.write_bytes(uf2(os.urandom(300_000)))
+    write = volumes._write_through
     with serve(PiPicoFlasher(restart_seconds=60)) as client:
-        with bootsel(size=16 << 20, unplug_after=1) as board:
-            with pytest.raises(DriverError, match=r"went away after \d+ of 6000128 bytes .* flash again"):
+        with bootsel(unplug_after=1) as board, monkeypatch.context() as patched:
+
+            def write_until_unplugged(file: int, data: bytes) -> None:
+                write(file, data)
+                board.plug.wait_until_unplugged()
+
+            patched.setattr(volumes, "_write_through", write_until_unplugged)
+            with pytest.raises(DriverError, match=r"went away after 262144 of 600064 bytes .* flash again"):
                 client.flash(image)
             assert not board.started.is_set()
-        with bootsel(size=16 << 20) as board:
+        with bootsel() as board:
             client.flash(image)
             assert board.started.wait(60)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from jumpstarter.client.core import DriverError
 from jumpstarter.common.utils import serve
+from jumpstarter_driver_opendal import volumes
 from jumpstarter_testbench.board_drives import GadgetPlug, StlinkBoard
 from jumpstarter_testbench.usb_gadgets import modprobe
 
@@ -54,15 +55,19 @@ def test_board_is_programmed_or_says_why_not(image: Path) -> None:
     assert mounts() == []
 
 
-def test_board_that_is_unplugged_while_it_is_written_is_an_error(image: Path) -> None:
-    image.write_bytes(os.urandom(4_000_000))
+def test_board_that_is_unplugged_while_it_is_written_is_an_error(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image.write_bytes(os.urandom(1_000_000))
+    write = volumes._write_through
 
-    with (
-        serve(StlinkMsdFlasher()) as client,
-        nucleo(unplug_after=200_000),
-        pytest.raises(DriverError, match=r"went away after \d+ of 4000000 bytes .* flash again"),
-    ):
-        client.flash(image)
+    with serve(StlinkMsdFlasher()) as client, nucleo(unplug_after=200_000) as board:
+
+        def write_until_unplugged(file: int, data: bytes) -> None:
+            write(file, data)
+            board.plug.wait_until_unplugged()
+
+        monkeypatch.setattr(volumes, "_write_through", write_until_unplugged)
+        with pytest.raises(DriverError, match=r"went away after 262144 of 1000000 bytes .* flash again"):
+            client.flash(image)
 
     assert mounts() == []
 
