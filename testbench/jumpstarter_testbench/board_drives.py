@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from jumpstarter_testbench.requirements import need, program, unavailable
-from jumpstarter_testbench.usb_gadgets import Gadget, MassStorage, modprobe, wait_until
+from jumpstarter_testbench.usb_gadgets import Gadget, MassStorage, modprobe
 
 POLL = 0.02
 QUIET = 300_000_000
@@ -179,10 +179,6 @@ class GadgetPlug:
         self.gadget.__enter__()
         self.gadget.block_device()
 
-    def wait_until_unplugged(self) -> None:
-        """Return when the board has been unplugged."""
-        wait_until(lambda: self.gadget is None, "end of the board")
-
     def disconnect(self) -> None:
         """Pull it out, or take the medium out."""
         if self._changes_medium and self._storage is not None:
@@ -275,8 +271,6 @@ class Uf2Board(DriveBoard):
     label: str = "RPI-RP2"
     board_id: str = "RPI-RP2"
     families: frozenset[int] = frozenset({0xE48BFF56})
-    unplug_after: int | None = None
-    """Blocks after which somebody pulls the cable."""
     deaf: bool = False
     """The board ignores what it is given."""
     on_start: Callable[[], None] = lambda: None
@@ -301,8 +295,6 @@ class Uf2Board(DriveBoard):
             if family in self.families:
                 self.blocks[address] = sector[32 : 32 + size]
                 total = count
-        if self.unplug_after is not None and len(self.blocks) >= self.unplug_after:
-            return True
         if total is None or len(self.blocks) < total:
             return False
         self.flash = b"".join(self.blocks[address] for address in sorted(self.blocks))
@@ -327,8 +319,6 @@ class StlinkBoard(DriveBoard):
     """The board takes the file and does nothing."""
     dies: bool = False
     """The board goes away to program, and doesn't come back."""
-    unplug_after: int | None = None
-    """Bytes on the drive after which somebody pulls the cable."""
     _failed: str = field(init=False, default="")
     programmed: list[str] = field(default_factory=list)
     """Names of the files that it took."""
@@ -341,8 +331,6 @@ class StlinkBoard(DriveBoard):
 
     def look(self, image: Path) -> bool:
         """Program a new file when the drive has been quiet for a moment."""
-        if self.unplug_after is not None and image.stat().st_blocks * SECTOR >= self.unplug_after:
-            return True
         written_at = image.stat().st_mtime_ns
         if written_at < self._shown_at or time.time_ns() - written_at < QUIET:
             return False
@@ -360,7 +348,7 @@ class StlinkBoard(DriveBoard):
 
     def restarted(self) -> bool:
         """Show the drive again."""
-        return not self.dies and self.unplug_after is None
+        return not self.dies
 
 
 def uf2(payload: bytes, family: int = 0xE48BFF56, address: int = 0x10000000) -> bytes:

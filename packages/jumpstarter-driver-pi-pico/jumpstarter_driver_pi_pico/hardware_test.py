@@ -118,13 +118,13 @@ def test_board_that_is_unplugged_while_it_is_written_is_an_error_and_can_be_flas
     image.write_bytes(uf2(os.urandom(300_000)))
     write = volumes._write_through
     with serve(PiPicoFlasher(restart_seconds=60)) as client:
-        with bootsel(unplug_after=1) as board, monkeypatch.context() as patched:
+        with bootsel(deaf=True) as board, monkeypatch.context() as patched:
 
-            def write_until_unplugged(file: int, data: bytes) -> None:
+            def write_and_pull_the_cable(file: int, data: bytes) -> None:
                 write(file, data)
-                board.plug.wait_until_unplugged()
+                board.plug.close()
 
-            patched.setattr(volumes, "_write_through", write_until_unplugged)
+            patched.setattr(volumes, "_write_through", write_and_pull_the_cable)
             with pytest.raises(DriverError, match=r"went away after 262144 of 600064 bytes .* flash again"):
                 client.flash(image)
             assert not board.started.is_set()

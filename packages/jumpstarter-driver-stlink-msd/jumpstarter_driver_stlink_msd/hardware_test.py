@@ -59,13 +59,13 @@ def test_board_that_is_unplugged_while_it_is_written_is_an_error(image: Path, mo
     image.write_bytes(os.urandom(1_000_000))
     write = volumes._write_through
 
-    with serve(StlinkMsdFlasher()) as client, nucleo(unplug_after=200_000) as board:
+    with serve(StlinkMsdFlasher()) as client, nucleo(hangs=True) as board:
 
-        def write_until_unplugged(file: int, data: bytes) -> None:
+        def write_and_pull_the_cable(file: int, data: bytes) -> None:
             write(file, data)
-            board.plug.wait_until_unplugged()
+            board.plug.close()
 
-        monkeypatch.setattr(volumes, "_write_through", write_until_unplugged)
+        monkeypatch.setattr(volumes, "_write_through", write_and_pull_the_cable)
         with pytest.raises(DriverError, match=r"went away after 262144 of 1000000 bytes .* flash again"):
             client.flash(image)
 
