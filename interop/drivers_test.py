@@ -62,7 +62,6 @@ class Drive:
         """Drive a device; returns what the client saw."""
         import drive_drivers
 
-        # A round trip through JSON, as in the other release.
         env = {name: value for name, value in os.environ.items() if name.startswith("CORELLIUM_")}
         if self.is_ours:
             with RecordingSession(root_device=drive_drivers.instantiate(device)) as session:
@@ -202,7 +201,7 @@ def test_snmp(drive: Drive, pdus: int) -> None:
 
 
 @pytest.mark.need("mosquitto")
-def test_tasmota(drive: Drive, mosquitto: Any, tmp_path: Path) -> None:
+def test_tasmota(drive: Drive, mosquitto: Any) -> None:
     from jumpstarter_testbench.emulated.tasmota import TasmotaPlug
 
     topic = f"tasmota_{int(drive.is_ours)}"

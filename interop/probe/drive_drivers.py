@@ -141,14 +141,12 @@ def probe_rs(client: Any, *, image: str) -> Seen:
     }
 
 
-def flasher(client: Any, *, image: str, calls: list[str], target: str | None = None, targets: bool = False) -> Seen:
-    """Flash a file with and without a target, and call methods that take nothing."""
+def flasher(client: Any, *, image: str, calls: list[str], target: str | None = None) -> Seen:
+    """Flash a file, for a target if there is one, after calls of methods that take nothing."""
     seen: Seen = {}
     for name in calls:
         seen[name] = outcome(getattr(client, name))
     client.flash(image, **({} if target is None else {"target": target}))
-    if targets:
-        client.flash(image)
     return seen
 
 
