@@ -23,7 +23,7 @@ from .transfer.commands import import_lab
 
 @click.group("import", cls=AliasedGroup)
 def import_res() -> None:
-    """Write configs of accounts that are there, or take over a whole lab.
+    """Write configs, or take over a whole lab.
 
     Unless it is in a cluster, a lab keeps no tokens: the config gets a new one, and configs with the former one stop
     working some minutes later.
