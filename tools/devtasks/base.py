@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -62,30 +63,36 @@ def run(command: Sequence[str | Path], *, env: dict[str, str] | None = None, qui
         raise CommandFailed(command, result.returncode)
 
 
-def run_beside(command: Sequence[str | Path], other: Sequence[str | Path]) -> list[CommandFailed]:
-    """Run two commands at the same time in the repository root, and show what the other one printed afterwards.
+def run_beside(command: Sequence[str | Path], *others: Sequence[str | Path]) -> list[CommandFailed]:
+    """Run commands at the same time in the repository root, and show what the other ones printed afterwards.
 
     Returns:
-        What failed, when both have ended.
+        What failed, when all have ended.
     """
-    words = [str(part) for part in other]
     failures = []
-    with tempfile.TemporaryFile() as printed:
-        with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed) as beside:
-            try:
-                run(command)
-            except CommandFailed as error:
-                failures.append(error)
-            except BaseException:
-                beside.terminate()
-                raise
-            code = beside.wait()
-        say(f"meanwhile: {' '.join(words)}")
-        printed.seek(0)
-        shutil.copyfileobj(printed, sys.stdout.buffer)
-        sys.stdout.flush()
-    if code != 0:
-        failures.append(CommandFailed(other, code))
+    with contextlib.ExitStack() as stack:
+        beside = []
+        for other in others:
+            printed = stack.enter_context(tempfile.TemporaryFile())
+            words = [str(part) for part in other]
+            process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed)
+            beside.append((other, stack.enter_context(process), printed))
+        try:
+            run(command)
+        except CommandFailed as error:
+            failures.append(error)
+        except BaseException:
+            for _, process, _ in beside:
+                process.terminate()
+            raise
+        for other, process, printed in beside:
+            code = process.wait()
+            say(f"meanwhile: {' '.join(str(part) for part in other)}")
+            printed.seek(0)
+            shutil.copyfileobj(printed, sys.stdout.buffer)
+            sys.stdout.flush()
+            if code != 0:
+                failures.append(CommandFailed(other, code))
     return failures
 
 

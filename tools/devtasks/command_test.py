@@ -77,7 +77,7 @@ def test_the_tests_of_a_mark_run_on_request(commands):
 def test_all_tests_run_on_request(commands):
     suite.task_test(["--all"])
 
-    assert [command[4] for command in commands] == list(suite.PARTS)
+    assert [command[4] for command in commands] == [f"({part[1]})" for part in suite.PARTS]
 
 
 def test_all_tests_run_where_real_components_are_required(commands, monkeypatch):
@@ -85,21 +85,27 @@ def test_all_tests_run_where_real_components_are_required(commands, monkeypatch)
 
     suite.task_test([])
 
-    assert [command[3:5] for command in commands] == [["-m", part] for part in suite.PARTS]
+    assert [command[4] for command in commands] == [f"({part[1]})" for part in suite.PARTS]
+
+
+def test_the_everyday_tests_run_in_the_same_parts(commands):
+    suite.task_test([])
+
+    assert [command[4] for command in commands] == [f"({part[1]}) and {suite.EVERYDAY}" for part in suite.PARTS]
 
 
 def test_tests_that_failed_run_once_more_alone_and_other_failures_stay(commands, monkeypatch):
-    codes = iter((0, 1))
+    codes = iter((0, 0, 1))
 
-    def beside(*both):
-        return [CommandFailed(command, code) for command in both if (code := next(codes))]
+    def beside(*all_parts):
+        return [CommandFailed(command, code) for command in all_parts if (code := next(codes))]
 
     monkeypatch.setattr(suite, "run_beside", beside)
     suite.task_test(["--all"])
-    assert [command[4] for command in commands] == [suite.WAITING]
+    assert [command[4] for command in commands] == [f"({suite.WAITING})"]
     assert "--last-failed" in commands[0]
 
-    codes = iter((2, 0))
+    codes = iter((2, 0, 0))
     with pytest.raises(CommandFailed, match="exit code 2"):
         suite.task_test(["--all"])
 
@@ -110,6 +116,7 @@ def test_both_of_two_commands_run_to_their_end_and_the_second_is_shown_after_the
 
     assert [failure.code for failure in run_beside(printing("one", 3), printing("two", 0))] == [3]
     assert [failure.code for failure in run_beside(printing("three", 5), printing("four", 4))] == [5, 4]
+    assert [failure.code for failure in run_beside(*(printing(text, 1) for text in "abc"))] == [1, 1, 1]
     assert run_beside(printing("five", 0), printing("six", 0)) == []
 
     expected = ["one", "two", "three", "four", "five", "six"]

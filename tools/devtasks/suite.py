@@ -16,8 +16,16 @@ EVERYDAY = "not slow and not interop and not faults"
 WAITING = "interop or faults or lab_guest or device"
 """Tests that take long, and for most of the time wait for something, so that others can run beside them."""
 
-PARTS = (f"not ({WAITING})", WAITING)
-"""All tests, in two runs of about the same length."""
+OTHERS = f"not ({WAITING})"
+
+DRIVERS = "packages/jumpstarter-driver-*"
+
+PARTS: tuple[tuple[str, ...], ...] = (
+    ("-m", OTHERS, f"--ignore-glob=*/{DRIVERS}"),
+    ("-m", OTHERS, *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob(DRIVERS)))),
+    ("-m", WAITING),
+)
+"""All tests, in runs of about the same length; most of the time each of them waits for something."""
 
 TESTS_FAILED = 1
 """Exit code of pytest when tests ran and some failed, and nothing else was wrong."""
@@ -42,22 +50,25 @@ def task_test(arguments: list[str]) -> None:
         debian.provide("device", "lab_guest", "browser", required=required)
     everything = options.all or required
     pytest: list[str | Path] = [tool("python"), "-m", "pytest"]
-    if everything and not rest:
-        _run_everything(pytest)
-        return
-    selection = [] if everything or "-m" in rest else ["-m", EVERYDAY]
-    if selection:
+    if not everything:
         say("everyday tests; ./dev test --all runs the slow, the interop and the fault tests too")
-    run([*pytest, *selection, *rest])
+    if rest:
+        selection = [] if everything or "-m" in rest else ["-m", EVERYDAY]
+        run([*pytest, *selection, *rest])
+        return
+    _run_in_parts(pytest, "" if everything else f" and {EVERYDAY}")
 
 
-def _run_everything(pytest: Sequence[str | Path]) -> None:
-    """Run all tests, those that wait beside the others; then those that failed once more, with nothing beside.
+def _run_in_parts(pytest: Sequence[str | Path], condition: str) -> None:
+    """Run all tests for which a condition holds, in several runs at a time; then those that failed once more, alone.
 
-    Two runs at a time make a small machine busy beyond what real components stand for everywhere. A test that passes
-    alone was disturbed; it is named all the same.
+    Several runs make a small machine busy beyond what real components stand for everywhere. A test that passes alone
+    was disturbed; it is named all the same.
     """
-    parts = [[*pytest, "-m", selection, "-o", f"cache_dir={_cache(selection)}"] for selection in PARTS]
+    parts = [
+        [*pytest, "-m", f"({selection}){condition}", *paths, "-o", f"cache_dir={_cache(number)}"]
+        for number, (_, selection, *paths) in enumerate(PARTS)
+    ]
     for failure in run_beside(*parts):
         if failure.code != TESTS_FAILED:
             raise failure
@@ -66,8 +77,8 @@ def _run_everything(pytest: Sequence[str | Path]) -> None:
         warn("the tests above failed at first, and passed alone")
 
 
-def _cache(selection: str) -> Path:
+def _cache(part: int) -> Path:
     """Return an empty folder for what pytest remembers of a run."""
-    folder = ROOT / ".cache" / f"pytest-{PARTS.index(selection)}"
+    folder = ROOT / ".cache" / f"pytest-{part}"
     shutil.rmtree(folder, ignore_errors=True)
     return folder
