@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -27,15 +26,9 @@ TIMEOUT = 300
 """Seconds for a test, of which the last has to wait for those that are run beside it."""
 
 
-def _seed() -> int:
-    if given := os.environ.get("JMP_FAULT_SEED"):
-        return int(given)
-    # Processes that share the tests of one run have to agree.
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    return int(run, 16) % 1_000_000 if run else random.randrange(1_000_000)
+SEED = int(os.environ.get("JMP_FAULT_SEED") or 1)
+"""The same for everybody who checks a change; `./dev faults` throws the dice anew each time."""
 
-
-SEED = _seed()
 ROUNDS = int(os.environ.get("JMP_FAULT_ROUNDS") or 2)
 
 PROMPT = 3.0
