@@ -74,7 +74,7 @@ def command(*arguments: Any, env: dict[str, str] | None = None) -> Iterator[tupl
 def interrupted(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Press Ctrl-C; the exit status and what is printed after it."""
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=60)
     return process.returncode, output
 
 

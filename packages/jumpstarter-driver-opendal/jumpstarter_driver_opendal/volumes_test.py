@@ -180,7 +180,7 @@ async def test_a_cancelled_copy_ends_with_its_step_and_leaves_nothing_open(
         tasks.cancel_scope.cancel()
 
     assert (plug.mount_point / "x.bin").stat().st_size < 1 << 20
-    assert set(os.listdir("/proc/self/fd")) == descriptors
+    assert set(os.listdir("/proc/self/fd")) <= descriptors
 
 
 async def test_a_drive_that_appears_and_goes_away_is_noticed(plug: LoopPlug, tmp_path: Path) -> None:

@@ -147,4 +147,4 @@ async def test_no_descriptor_stays_open() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         await collect(bash("echo x"), LIMIT)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

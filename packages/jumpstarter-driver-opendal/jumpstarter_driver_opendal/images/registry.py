@@ -12,11 +12,12 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -32,6 +33,8 @@ from .download import Progress, Wanted, download
 from .ingest import CachedImage, ChecksumMismatch
 
 if TYPE_CHECKING:
+    from tarfile import TarFile, TarInfo
+
     import aiohttp
 
 __all__ = ["Artifact", "Layer", "Reference", "Registry", "RegistryError", "fetch_artifact", "fetch_oci_image"]
@@ -447,11 +450,34 @@ def _unpack(path: Path, reference: Reference) -> None:
             # A pushed directory is an archive with the directory itself in it.
             members = tar.getmembers()
             inside = all(member.name.split("/")[0] == path.name for member in members)
-            tar.extractall(path.parent if inside else path, filter="data")
+            for member in members:
+                _extract(tar, member, path.parent if inside else path)
     except (tarfile.TarError, OSError) as error:
         raise RegistryError(f"{path.name} of {reference} can't be unpacked: {error}") from None
     finally:
         archive.unlink()
+
+
+def _extract(tar: TarFile, member: TarInfo, root: Path) -> None:
+    """Extract a file or directory to its place below a directory; nothing else, and nowhere else.
+
+    The filters of `tarfile` are younger than the first releases of Python 3.11.
+    """
+    import tarfile
+
+    place = PurePosixPath(member.name)
+    if place.is_absolute() or ".." in place.parts:
+        raise tarfile.TarError(f"{member.name} lies outside of it")
+    target = root / place
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    content = tar.extractfile(member) if member.isreg() else None
+    if content is None:
+        raise tarfile.TarError(f"{member.name} is neither a file nor a directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with content, target.open("xb") as file:
+        shutil.copyfileobj(content, file)
 
 
 # -- artifacts that are disk images --------------------------------------------------------------

@@ -139,6 +139,30 @@ async def test_directory_that_was_pushed_is_unpacked(cache: Cache, oci_registry:
         assert (entry.path / "data" / "kernel").read_bytes() == b"abc"
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "told"),
+    [
+        ("../outside", tarfile.REGTYPE, "lies outside"),
+        ("/etc/outside", tarfile.REGTYPE, "lies outside"),
+        ("data/link", tarfile.SYMTYPE, "neither a file nor a directory"),
+        ("data/device", tarfile.CHRTYPE, "neither a file nor a directory"),
+    ],
+)
+async def test_directory_that_holds_something_else_is_refused(
+    cache: Cache, oci_registry: OciRegistry, name: str, kind: bytes, told: str
+):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, "/etc/passwd"
+        tar.addfile(info)
+    oci_registry.push(
+        "org/bundle", "latest", {"data": buffer.getvalue()}, "application/vnd.oci.image.layer.v1.tar+gzip"
+    )
+    with pytest.raises(RegistryError, match=told):
+        await fetch_artifact(cache, client(oci_registry))
+
+
 async def test_missing_tag_says_so(cache: Cache, oci_registry: OciRegistry):
     with pytest.raises(RegistryError, match=r"404.*Check the name and the tag"):
         await fetch_artifact(cache, client(oci_registry))

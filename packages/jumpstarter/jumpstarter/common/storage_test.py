@@ -152,7 +152,7 @@ async def test_cancelling_a_write_closes_the_device(device: Path) -> None:
     with anyio.move_on_after(0.1) as scope:
         await write_to_storage_device(device, Endless(), leeway=0)
     assert scope.cancelled_caught
-    assert len(os.listdir("/dev/fd")) == len(before)
+    assert len(os.listdir("/dev/fd")) <= len(before)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full exists on Linux only")
