@@ -156,7 +156,7 @@ class LabGuest:
             *(emulator, "-M", "q35", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048", "-cpu", "max"),
             *("-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"),
             *("-kernel", str(self.kernel), "-initrd", str(self.initramfs)),
-            *("-append", "console=ttyS0 quiet panic=-1"),
+            *("-append", "console=ttyS0 quiet panic=-1 oops=panic"),
             *("-virtfs", "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap"),
             *("-virtfs", f"local,path={_escaped(share)},mount_tag=lab,security_model=none"),
             *("-drive", f"file={_escaped(self.environment)},format=raw,if=virtio,readonly=on"),
